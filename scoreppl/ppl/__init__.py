@@ -1,0 +1,1 @@
+"""Score priors inside NumPyro models."""

@@ -1,0 +1,28 @@
+"""What every test shares: the CPU unless asked otherwise, no windows, and how many workers."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# ArviZ 0.23 writes a stamp into the user's cache at the first import of a day. Imported here, in
+# the process that starts the workers, so that two workers do not race for the file.
+import arviz  # noqa: E402, F401
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers for the whole suite, none for chosen files, which a second start would slow.
+
+    Not one a core: a JAX process computes on several cores by itself, and needs its gigabyte.
+    """
+    return 2 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
+@pytest.fixture(autouse=True)
+def double_precision_unchanged():
+    """A test that leaves x64 on would hide what the next ones do in float32."""
+    before = jax.config.jax_enable_x64
+    yield
+    assert jax.config.jax_enable_x64 == before, "this test changed jax_enable_x64"
