@@ -21,7 +21,7 @@ from jax import Array
 from scipy.special import expit
 
 from scoreppl.analytic import GaussianMixture
-from scoreppl.noise import Schedule
+from scoreppl.noise import Schedule, VPLinear
 
 NAMES = ("lg2", "lg8", "lg30", "pois8", "logit8")
 LINEAR_NOISE = 0.3
@@ -70,13 +70,13 @@ class Truth(NamedTuple):
     effective_draws: float
 
 
-def prior(dimension: int, noise: Schedule | None = None) -> GaussianMixture:
+def prior(dimension: int, noise: Schedule = VPLinear()) -> GaussianMixture:
     """Return the prior of dimension 2, 8 or 30 as a score model."""
     weights, means, covariances = components(dimension)
     return GaussianMixture(means, covariances, weights, noise)
 
 
-def problem(name: str, noise: Schedule | None = None) -> Problem:
+def problem(name: str, noise: Schedule = VPLinear()) -> Problem:
     """Return the problem called `name`, its prior under the schedule `noise`."""
     seen = observed(name)
     log_weight = partial(_log_weight, name, seen, jnp)

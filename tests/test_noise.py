@@ -56,8 +56,7 @@ CASES = {
     "VE": (noise.VE(0.01, 50.0), variance_exploding),
     "EDM": (noise.EDM(), edm),
     "FlowMatching": (noise.FlowMatching(), flow_matching),
-    "DiscreteVP.linear": (noise.DiscreteVP.linear(), from_betas(LINEAR_BETAS)),
-    "DiscreteVP.scaled_linear": (noise.DiscreteVP.scaled_linear(), from_betas(SCALED_BETAS)),
+    "DiscreteVP": (noise.DiscreteVP.scaled_linear(), from_betas(SCALED_BETAS)),
 }
 SCHEDULES = [pytest.param(schedule, id=name) for name, (schedule, _) in CASES.items()]
 WITH_REFERENCE = [pytest.param(*case, id=name) for name, case in CASES.items()]
@@ -122,7 +121,7 @@ def test_time_is_clipped(schedule):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("shape", [(), (3,), (2, 1, 3)])
+@pytest.mark.parametrize("shape", [(), (2, 1, 3)])
 def test_schedules_are_elementwise(schedule, shape):
     t = jnp.linspace(0.2, 0.8, 6)[: int(np.prod(shape))].reshape(shape)
     for batch, one in [
@@ -268,7 +267,7 @@ COORDINATES = {
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("spacing", ["uniform", *COORDINATES])
-@pytest.mark.parametrize("num_steps", [1, 2, 50])
+@pytest.mark.parametrize("num_steps", [1, 50])
 def test_time_grid_decreases_and_is_uniform_in_its_coordinate(schedule, spacing, num_steps):
     times = noise.time_grid(schedule, num_steps, spacing=spacing, t_min=0.01, t_max=0.9)
     assert times.shape == (num_steps + 1,)

@@ -46,7 +46,7 @@ class GaussianMixture:
     weights
         Shape (K,), positive, of sum 1. Equal when not given.
     noise
-        Noise schedule; ``VPLinear()`` when not given.
+        The noise schedule.
     scales
         Standard deviations of diagonal components, in place of `covariances`: one number, shape
         (K,), or shape ``(K, *event)``.
@@ -88,7 +88,7 @@ class GaussianMixture:
         means: ArrayLike,
         covariances: ArrayLike | None = None,
         weights: ArrayLike | None = None,
-        noise: Schedule | None = None,
+        noise: Schedule = VPLinear(),
         *,
         scales: ArrayLike | None = None,
     ) -> None:
@@ -107,7 +107,7 @@ class GaussianMixture:
             log_weights=component_log_weights(weights, checked_means),
             scales=checked_scales,
             axes=axes,
-            noise=VPLinear() if noise is None else noise,
+            noise=noise,
         )
 
     def _set(self, **values: Any) -> None:

@@ -49,7 +49,9 @@ class VPLinear:
 
     def time(self, log_snr: ArrayLike) -> Array:
         """Return the time of a log signal-to-noise ratio, clipped to [0, 1]."""
-        integral = jax.nn.softplus(-as_float(log_snr))
+        # Capped at its value at t = 1, where an infinite one would give infinity over infinity.
+        end = as_float(jnp.add(self.beta_min, self.beta_max)) / 2
+        integral = jnp.minimum(jax.nn.softplus(-as_float(log_snr)), end)
         slope = jnp.subtract(self.beta_max, self.beta_min)
         # The quadratic formula in the form whose denominator has no cancellation.
         root = jnp.sqrt(jnp.square(self.beta_min) + 2 * slope * integral)

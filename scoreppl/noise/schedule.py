@@ -61,7 +61,8 @@ def register_part(cls: type[_Part]) -> type[_Part]:
 
 def as_float(value: ArrayLike) -> Array:
     """Return `value` as a floating-point array, in float32 at least."""
-    return jnp.asarray(value, jnp.promote_types(jnp.result_type(value, float), jnp.float32))
+    value = jnp.asarray(value)
+    return value.astype(jnp.promote_types(jnp.result_type(value, float), jnp.float32))
 
 
 def is_concrete(*values: ArrayLike) -> bool:

@@ -41,7 +41,7 @@ class ScorePrior(dist.Distribution):
 
     There is no `log_prob`, and a flat stand-in would let any gradient kernel sample the wrong
     law without a word; so `log_prob` raises, and the kernels of this package evaluate the rest
-    of the model through `scoreppl.ppl.potential.flat_scores` instead. Two cases are answered:
+    of the model through `scoreppl.ppl.flat.flat_scores` instead. Two cases are answered:
 
     * a site held at a value by `numpyro.infer.Gibbs`, `numpyro.handlers.condition` or `obs=`
       adds a constant to every other latent's density, and zeros are returned. That is only

@@ -1,0 +1,111 @@
+r"""Metropolis moves on a noise level's marginal, accepted by the line integral.
+
+At level t the target is p_t(x) w(D(x, t), theta): the noisy prior times the weight at the
+denoised mean, and w itself at the lowest level. A level is entered by one ancestral step from
+the one above. The weight's gradient passes through the denoiser, at the price of one
+vector-Jacobian product a move. Annealed in this way by Sjöberg et al., arXiv:2307.14012, and
+Du et al., arXiv:2302.11552, there without ordinary latents.
+"""
+
+import jax
+import jax.numpy as jnp
+from blackjax.base import SamplingAlgorithm
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from scoreppl import mcmc
+from scoreppl.line_integral import Quadrature, as_quadrature
+from scoreppl.samplers.inner import Inner, Level, StepInfo, map_sites
+from scoreppl.score import ScoreModel
+from scoreppl.solvers import ancestral
+from scoreppl.target import Position, Target
+
+
+def level_moves(
+    *,
+    num_steps: int = 12,
+    num_integration_steps: int = 1,
+    quadrature: str | Quadrature | None = None,
+    batch_nodes: bool = True,
+    target_acceptance_rate: float = 0.6,
+) -> Inner:
+    """Build the line-integral inner move: MALA for one integration step, HMC for more.
+
+    Parameters
+    ----------
+    num_steps
+        Moves a level.
+    num_integration_steps
+        Leapfrog steps a move.
+    quadrature
+        Rule for the prior's log-ratio; None takes exact log densities where all score sites
+        have one and Simpson's rule otherwise.
+    batch_nodes
+        Evaluate quadrature nodes in one batched call.
+    target_acceptance_rate
+        What warm-up aims at.
+    """
+    rule = as_quadrature(quadrature or "simpson")
+
+    def algorithm(
+        target: Target, level: Level, step_size: Array, inverse_mass: Array
+    ) -> SamplingAlgorithm:
+        def log_weight(z: Position) -> Array:
+            return jax.lax.cond(
+                level.is_last,
+                target.log_weight,
+                lambda z: target.log_weight(target.denoise(z, level.times)),
+                z,
+            )
+
+        exact = target.has_log_density and quadrature is None
+        return mcmc.hmc(
+            lambda z: target.score(z, level.times),
+            log_weight,
+            step_size=step_size,
+            inverse_mass_matrix=inverse_mass,
+            num_integration_steps=num_integration_steps,
+            quadrature=rule,
+            log_density_fn=(lambda z: target.log_density(z, level.times)) if exact else None,
+            batch_nodes=batch_nodes,
+        )
+
+    def enter(key: Array, position: Position, target: Target, level: Level) -> mcmc.ScoreState:
+        def reverse(key: Array, model: ScoreModel, u: Array, name: str) -> Array:
+            noise = model.noise
+            pair = jnp.stack([level.previous[name], level.times[name]])
+            alpha, _ = noise(pair)
+            return ancestral(key, alpha[0] * u, pair, model.denoise, noise) / alpha[1]
+
+        moved = map_sites(key, position, target, reverse)
+        size = ravel_pytree(moved)[0].size
+        return algorithm(target, level, jnp.ones(()), jnp.ones(size)).init(moved)
+
+    def step(
+        key: Array,
+        state: mcmc.ScoreState,
+        target: Target,
+        level: Level,
+        step_size: Array,
+        inverse_mass: Array,
+    ) -> tuple[mcmc.ScoreState, StepInfo]:
+        state, info = algorithm(target, level, step_size, inverse_mass).step(key, state)
+        force = ravel_pytree(state.prior_score)[0] + ravel_pytree(state.weight_gradient)[0]
+        return state, StepInfo(info.acceptance_rate, force**2, info.is_nan)
+
+    def evaluations(exact: bool) -> int:
+        # A segment: the score at its end and the quadrature's nodes (or two log densities),
+        # and one VJP through the denoiser for the weight. Entering: one denoiser, one start.
+        nodes = 2 if exact else len(rule.interior)
+        return 1 + 3 + num_steps * num_integration_steps * (1 + nodes + 2)
+
+    return Inner(
+        enter,
+        step,
+        lambda state: state.position,
+        1,
+        num_steps,
+        evaluations,
+        target_acceptance_rate,
+        True,
+    )

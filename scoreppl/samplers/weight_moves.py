@@ -1,0 +1,111 @@
+"""Moves on a known density, from blackjax: the exact half of the split Gibbs sampler.
+
+In the split Gibbs move the score sites and the ordinary latents are moved on
+w(u, theta) N(u; x_0, s^2), of which everything is known; each move here is an ordinary, exact
+Metropolis, slice or NUTS transition. No network is called.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from blackjax.mcmc import hmc, nuts, random_walk, slice
+from jax import Array
+
+LogDensity = Callable[[Array], Array]
+
+
+class WeightMove(NamedTuple):
+    """One kind of move on flat vectors, with a step size and a diagonal preconditioner.
+
+    Attributes
+    ----------
+    init
+        ``init(x, log_density) -> state``, a named tuple with ``position``.
+    step
+        ``step(key, state, log_density, step_size, inverse_mass) -> (state, acceptance_rate)``.
+    gradient
+        ``gradient(state)``: gradient of the log density, or None for gradient-free moves.
+    target_acceptance_rate
+        What warm-up tunes the step size to; None leaves the step size alone.
+    """
+
+    init: Callable[[Array, LogDensity], Any]
+    step: Callable[[Array, Any, LogDensity, Array, Array], tuple[Any, Array]]
+    gradient: Callable[[Any], Array] | None
+    target_acceptance_rate: float | None
+
+
+def mala() -> WeightMove:
+    """Metropolis-adjusted Langevin, as HMC with one leapfrog step (it takes a preconditioner)."""
+    return hamiltonian(1, target_acceptance_rate=0.6)
+
+
+def hamiltonian(num_integration_steps: int, target_acceptance_rate: float = 0.8) -> WeightMove:
+    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps."""
+    kernel = hmc.build_kernel()
+
+    def step(
+        key: Array, state: Any, log_density: LogDensity, step_size: Array, inverse_mass: Array
+    ) -> tuple[Any, Array]:
+        state, info = kernel(
+            key, state, log_density, step_size, inverse_mass, num_integration_steps
+        )
+        return state, info.acceptance_rate
+
+    return WeightMove(hmc.init, step, _gradient, target_acceptance_rate)
+
+
+def no_u_turn(max_num_doublings: int = 6) -> WeightMove:
+    """NUTS; a batch of draws waits for its longest tree."""
+    kernel = nuts.build_kernel()
+
+    def step(
+        key: Array, state: Any, log_density: LogDensity, step_size: Array, inverse_mass: Array
+    ) -> tuple[Any, Array]:
+        state, info = kernel(key, state, log_density, step_size, inverse_mass, max_num_doublings)
+        return state, info.acceptance_rate
+
+    return WeightMove(nuts.init, step, _gradient, 0.8)
+
+
+def gaussian_walk() -> WeightMove:
+    """Gaussian random walk, for weights without a gradient."""
+    kernel = random_walk.build_additive_step()
+
+    def step(
+        key: Array, state: Any, log_density: LogDensity, step_size: Array, inverse_mass: Array
+    ) -> tuple[Any, Array]:
+        scale = step_size * jnp.sqrt(inverse_mass)
+        state, info = kernel(key, state, log_density, random_walk.normal(scale))
+        return state, info.acceptance_rate
+
+    return WeightMove(random_walk.init, step, None, 0.25)
+
+
+def random_slice() -> WeightMove:
+    """Slice sampling along random directions, for weights without a gradient; needs no tuning."""
+    kernel = slice.build_kernel(slice.stepping_out)
+
+    def step(
+        key: Array, state: Any, log_density: LogDensity, step_size: Array, inverse_mass: Array
+    ) -> tuple[Any, Array]:
+        direction = slice.direction_proposal(jnp.sqrt(inverse_mass))
+        state, info = kernel(key, state, log_density, direction, 1.0)
+        return state, info.is_accepted.astype(float)
+
+    return WeightMove(slice.init, step, None, None)
+
+
+def _gradient(state: Any) -> Array:
+    return state.logdensity_grad
+
+
+WEIGHT_MOVES: dict[str, Callable[[], WeightMove]] = {
+    "mala": mala,
+    "hmc": lambda: hamiltonian(5),
+    "nuts": no_u_turn,
+    "random_walk": gaussian_walk,
+    "slice": random_slice,
+}
+"""Moves by name."""
