@@ -14,6 +14,7 @@ from scoreppl.score import (
     ScoreModel,
     ScoreNetwork,
     from_denoised,
+    reverse_diffusion,
     to_denoised,
     to_epsilon,
     tweedie_covariance,
@@ -130,7 +131,7 @@ def test_energy_alone_has_a_density(prediction):
         exact = -0.5 * np.sum(reference(0.5)[0] ** 2 * _total_variance(0.5))
         np.testing.assert_allclose(model.log_prob(X, 0.5), exact, rtol=1e-5)
     else:
-        with pytest.raises(ValueError, match=f"prediction='energy'; this one predicts '{prediction}'"):
+        with pytest.raises(ValueError, match=f"this one predicts '{prediction}'"):
             model.log_prob(X, 0.5)
 
 
@@ -160,7 +161,8 @@ def test_round_trips_between_every_pair_of_predictions(schedule, t):
         output = from_denoised(second, there, *arguments)
         scale = 1 + float(jnp.abs(outputs[second]).max())
         np.testing.assert_allclose(output, outputs[second], atol=tolerance * scale)
-        np.testing.assert_allclose(to_denoised(second, output, *arguments), denoised, atol=tolerance)
+        back = to_denoised(second, output, *arguments)
+        np.testing.assert_allclose(back, denoised, atol=tolerance)
         eps = to_epsilon(first, outputs[first], *arguments)
         np.testing.assert_allclose(alpha * denoised + sigma * eps, x, atol=tolerance * scale)
 
@@ -214,22 +216,24 @@ def test_defaults_and_protocol():
         ({"event_shape": 4}, r"`event_shape=4` must be a tuple of sizes"),
         ({"event_shape": (2, -1)}, r"`event_shape=\(2, -1\)` must be a tuple of sizes"),
         ({"event_shape": (2.5,)}, r"`event_shape=\(2.5,\)` must be a tuple of sizes"),
+        ({"event_shape": "22"}, "`event_shape='22'` must be a tuple of sizes"),
+        ({"min_time": 1.0}, "`min_time=1.0` must obey 0 <= min_time < 1"),
+        ({"min_time": -0.1}, "`min_time=-0.1` must obey"),
+        ({"min_time": float("nan")}, "`min_time=nan` must obey"),
+        ({"sigma_data": 0.0}, "`sigma_data=0.0` must be positive"),
     ],
 )
 def test_bad_construction_is_named(changes, message):
+    arguments = {"noise": noise.VPLinear(), "prediction": "epsilon", "event_shape": EVENT}
     with pytest.raises(ValueError, match=message):
-        ScoreNetwork(
-            epsilon,
-            PARAMS,
-            **({"noise": noise.VPLinear(), "prediction": "epsilon", "event_shape": EVENT} | changes),
-        )
+        ScoreNetwork(epsilon, PARAMS, **(arguments | changes))
 
 
 @EVERY_PREDICTION
 @pytest.mark.parametrize("method", ["score", "denoise"])
 def test_wrong_shapes_of_x_and_t_are_named(prediction, method):
     call = getattr(network(prediction), method)
-    with pytest.raises(ValueError, match=r"`x` has shape \(3, 2, 2\), but `event_shape` is \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"`x` has shape \(3, 2, 2\), .* is \(2, 2\)"):
         call(jnp.ones((3, 2, 2)), 0.5)
     with pytest.raises(ValueError, match=r"`x` has shape \(\), but `event_shape`"):
         jax.jit(call)(1.0, 0.5)
@@ -284,7 +288,8 @@ def test_batched_networks_agree_with_networks_of_one_event(prediction):
     events, times = jnp.stack([X, 2 * X, -X]), jnp.array([0.1, 0.5, 0.9])
     for method in ("score", "denoise"):
         one, many = getattr(single, method), jax.vmap(getattr(model, method))
-        np.testing.assert_allclose(getattr(model, method)(X, 0.5), one(X, 0.5), rtol=1e-5, atol=1e-5)
+        single_event = getattr(model, method)(X, 0.5)
+        np.testing.assert_allclose(single_event, one(X, 0.5), rtol=1e-5, atol=1e-5)
         loop = jnp.stack([one(x, t) for x, t in zip(events, times, strict=True)])
         np.testing.assert_allclose(many(events, times), loop, rtol=1e-4, atol=1e-5)
 
@@ -459,7 +464,8 @@ def test_sample_uses_the_solver_it_is_given():
     draw = model.sample(
         jax.random.key(0), (3,), num_steps=5, solver=lambda key, x, times, denoise, noise: 0 * x
     )
-    np.testing.assert_allclose(draw, jnp.stack([model.denoise(jnp.zeros(EVENT), model.min_time)] * 3))
+    expected = jnp.stack([model.denoise(jnp.zeros(EVENT), model.min_time)] * 3)
+    np.testing.assert_allclose(draw, expected, rtol=1e-5)
 
 
 def test_sample_shapes_and_keys():
@@ -481,8 +487,6 @@ def test_sample_takes_models_that_are_no_pytrees():
 
         def __getattr__(self, name):
             return getattr(self.inner, name)
-
-    from scoreppl.score import reverse_diffusion
 
     inner = network("v")
     draws = reverse_diffusion(Wrapper(inner), jax.random.key(0), (2,), num_steps=4)

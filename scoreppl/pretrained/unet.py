@@ -121,7 +121,8 @@ def _time_embedding(params: dict[str, Array], t: Array) -> Array:
         [t[:, None] * frequencies, 0.2 * jnp.log(t)[:, None] * frequencies], -1
     )
     features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
-    return jax.nn.silu(_linear(params, "time.second", jax.nn.silu(_linear(params, "time.first", features))))
+    hidden = jax.nn.silu(_linear(params, "time.first", features))
+    return jax.nn.silu(_linear(params, "time.second", hidden))
 
 
 def _depth(params: dict[str, Array], level: str) -> int:

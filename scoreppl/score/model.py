@@ -1,6 +1,7 @@
 """What a score model is, and the reverse diffusion that draws from any of them."""
 
 import math
+import operator
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -142,7 +143,7 @@ _compiled_reverse_diffusion = partial(
 def check_shape(name: str, value: tuple[int, ...]) -> tuple[int, ...]:
     """Return a shape as a tuple of integers, or say which argument is none."""
     try:
-        shape = tuple(int(size) for size in value)
+        shape = tuple(operator.index(size) for size in value)
     except TypeError:
         shape = (-1,)
     if any(size < 0 for size in shape):

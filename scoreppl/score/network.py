@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from scoreppl.noise import Schedule, as_float, register_part
+from scoreppl.noise import Schedule, as_float, is_concrete, register_part
 from scoreppl.score.model import check_shape, reverse_diffusion
 from scoreppl.score.prediction import PREDICTIONS, to_denoised, to_epsilon
 from scoreppl.solvers import Solver, ancestral
@@ -46,15 +47,16 @@ class ScoreNetwork:
         Whether `apply_fn` is written for a batch. It is then called with batches of one, which
         `jax.vmap` turns into whole batches.
     sigma_data
-        Standard deviation of the data, used by ``"edm"`` alone.
+        Standard deviation of the data, positive, used by ``"edm"`` alone.
     min_time
-        The smallest time at which the network is to be used; by default that of log-SNR 8.
+        The smallest time at which the network is to be used, in [0, 1); by default that of
+        log-SNR 8.
 
     Raises
     ------
     ValueError
-        If `prediction` or `event_shape` is not as above; and from every method, if the shapes
-        of `x`, `t` or of what `apply_fn` returns are not.
+        If `prediction`, `event_shape`, `sigma_data` or `min_time` is not as above; and from every
+        method, if the shapes of `x`, `t` or of what `apply_fn` returns are not.
     """
 
     apply_fn: Callable[[Any, Array, Array, Any], Array] = field(metadata={"static": True})
@@ -75,6 +77,11 @@ class ScoreNetwork:
         object.__setattr__(self, "event_shape", check_shape("event_shape", self.event_shape))
         if self.min_time is None:
             object.__setattr__(self, "min_time", self.noise.time(8.0))
+        first = self.min_time
+        if is_concrete(first) and not 0 <= np.min(first) <= np.max(first) < 1:
+            raise ValueError(f"`min_time={self.min_time}` must obey 0 <= min_time < 1.")
+        if is_concrete(self.sigma_data) and not np.min(self.sigma_data) > 0:
+            raise ValueError(f"`sigma_data={self.sigma_data}` must be positive.")
 
     @property
     def has_log_density(self) -> bool:

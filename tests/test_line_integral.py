@@ -1,0 +1,326 @@
+"""Quadrature of scores: accuracy, order, exactness, and what an integral costs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+from scoreppl.analytic import GaussianMixture
+from scoreppl.line_integral import (
+    Quadrature,
+    as_quadrature,
+    gauss_legendre,
+    gauss_lobatto,
+    line_integral,
+    polyline_integral,
+    segment_integral,
+    simpson,
+    trapezoid,
+)
+
+# Rule, degree of the polynomials it integrates exactly; its error on a chord of length h falls
+# as h ** (degree + 2).
+RULES = {
+    "trapezoid": (trapezoid(), 1),
+    "simpson": (simpson(), 3),
+    "gauss_legendre(2)": (gauss_legendre(2), 3),
+    "gauss_legendre(3)": (gauss_legendre(3), 5),
+    "gauss_legendre(5)": (gauss_legendre(5), 9),
+    "gauss_lobatto(3)": (gauss_lobatto(3), 3),
+    "gauss_lobatto(4)": (gauss_lobatto(4), 5),
+    "gauss_lobatto(5)": (gauss_lobatto(5), 7),
+}
+ALL_RULES = pytest.mark.parametrize(("rule", "degree"), RULES.values(), ids=RULES)
+
+
+@pytest.fixture(scope="module")
+def mixture() -> GaussianMixture:
+    means = jnp.array([[1.5, 0.0, -1.0], [-1.0, 1.0, 0.5], [0.0, -1.2, 0.8]])
+    return GaussianMixture(
+        means, scales=jnp.array([0.6, 0.9, 0.75]), weights=jnp.array([0.5, 0.3, 0.2])
+    )
+
+
+def score_at(mixture: GaussianMixture, t: float = 0.05):
+    return lambda x: mixture.score(x, t)
+
+
+def random_chords(mixture: GaussianMixture, count: int, length: float) -> tuple[Array, Array]:
+    """Draws of x_t and their ends after a jump with standard deviation `length`."""
+    key_x, key_y = jax.random.split(jax.random.key(1))
+    x = mixture.sample_exact(key_x, (count,), 0.05)
+    return x, x + length * jax.random.normal(key_y, x.shape)
+
+
+def integrate_chords(mixture: GaussianMixture, rule: Quadrature, x: Array, y: Array):
+    score = score_at(mixture)
+    estimate = jax.jit(jax.vmap(lambda a, b: line_integral(score, a, b, quadrature=rule)[:2]))
+    return tuple(map(np.asarray, estimate(x, y)))
+
+
+def exact_ratios(mixture: GaussianMixture, x: Array, y: Array) -> np.ndarray:
+    log_prob = jax.jit(jax.vmap(lambda a: mixture.log_prob(a, 0.05)))
+    return np.asarray(log_prob(y) - log_prob(x))
+
+
+# Bounds on the median and the 99th percentile of the error in nats over 500 chords whose jump is
+# .4 per coordinate (components have standard deviations of .6 to .9). They are about twice the
+# measured values.
+ACCURACY = {
+    "trapezoid": (1e-1, 1e0),
+    "simpson": (2e-3, 1e-1),
+    "gauss_legendre(2)": (2e-3, 1e-1),
+    "gauss_legendre(3)": (1e-4, 1e-2),
+    "gauss_legendre(5)": (1e-5, 1e-3),
+    "gauss_lobatto(3)": (2e-3, 1e-1),
+    "gauss_lobatto(4)": (1e-4, 1e-2),
+    "gauss_lobatto(5)": (1e-5, 1e-3),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_recovers_log_ratio_of_mixture(name, mixture):
+    x, y = random_chords(mixture, 500, 0.4)
+    value, _ = integrate_chords(mixture, RULES[name][0], x, y)
+    errors = np.abs(value - exact_ratios(mixture, x, y))
+    median, tail = ACCURACY[name]
+    assert np.median(errors) < median
+    assert np.quantile(errors, 0.99) < tail
+
+
+def test_many_nodes_reach_rounding_error(mixture):
+    x, y = random_chords(mixture, 500, 1.0)
+    value, _ = integrate_chords(mixture, gauss_legendre(24), x, y)
+    exact = exact_ratios(mixture, x, y)
+    # Log densities of a few tens, rounded at 6e-8 of themselves in a handful of operations.
+    np.testing.assert_allclose(value, exact, atol=5e-5, rtol=5e-6)
+
+
+@ALL_RULES
+def test_exact_for_polynomials_up_to_its_degree_and_no_further(rule, degree):
+    with jax.enable_x64(True):
+        for power in range(degree + 1):
+            value = line_integral(lambda x, k=power: x**k, jnp.zeros(()), jnp.ones(()),
+                                  quadrature=rule).value
+            np.testing.assert_allclose(value, 1 / (power + 1), rtol=1e-13)
+        beyond = line_integral(lambda x: x ** (degree + 1), jnp.zeros(()), jnp.ones(()),
+                               quadrature=rule).value
+        assert abs(float(beyond) * (degree + 2) - 1) > 1e-6
+
+
+@ALL_RULES
+def test_error_falls_with_the_chord_at_the_rules_order(rule, degree):
+    def log_density(x: Array) -> Array:
+        return jnp.sum(jnp.sin(1.3 * x)) + 0.3 * jnp.sin(x[0] * x[1] + 0.4)
+
+    with jax.enable_x64(True):
+        middle, direction = jnp.array([0.3, -0.7]), jnp.array([0.8, 0.6])
+        # Short enough for the leading term, long enough for it to stand above rounding.
+        lengths = np.array([0.4, 0.8]) if degree < 7 else np.array([0.9, 1.8])
+        errors = []
+        for length in lengths:
+            x, y = middle - length / 2 * direction, middle + length / 2 * direction
+            value = line_integral(jax.grad(log_density), x, y, quadrature=rule).value
+            errors.append(abs(float(value - (log_density(y) - log_density(x)))))
+    slope = np.log2(errors[1] / errors[0])
+    assert abs(slope - (degree + 2)) < 0.3
+
+
+@ALL_RULES
+def test_antisymmetric(rule, degree, mixture):
+    x, y = random_chords(mixture, 100, 1.0)
+    there, error_there = integrate_chords(mixture, rule, x, y)
+    back, error_back = integrate_chords(mixture, rule, y, x)
+    # Sums of at most 8 products of a few tens, in float32.
+    np.testing.assert_allclose(there, -back, atol=2e-5, rtol=1e-5)
+    if rule.name != "trapezoid":  # its embedded rule is one-sided
+        np.testing.assert_allclose(error_there, error_back, atol=1e-3, rtol=0.05)
+
+
+@pytest.mark.parametrize("length", [0.2, 0.5, 1.0])
+@ALL_RULES
+def test_error_estimate_is_on_the_safe_side_and_not_absurd(rule, degree, length, mixture):
+    x, y = random_chords(mixture, 1000, length)
+    value, estimate = integrate_chords(mixture, rule, x, y)
+    errors = np.abs(value - exact_ratios(mixture, x, y))
+    resolved = errors > 3e-5  # below that the log densities themselves are rounded
+    if resolved.sum() < 100:
+        pytest.skip("errors are below float32 rounding")
+    ratio = estimate[resolved] / errors[resolved]
+    assert np.mean(ratio >= 1) >= 0.9
+    assert np.median(ratio) < 100
+
+
+def test_constant_score_has_no_error_estimate():
+    result = line_integral(lambda x: jnp.array([2.0, -1.0]), jnp.zeros(2), jnp.ones(2))
+    assert float(result.value) == 1.0
+    assert float(result.error) == 0.0
+
+
+def test_value_of_a_rotation_is_twice_the_enclosed_area():
+    """A score that is no gradient: the integral depends on the path, and the loop shows it."""
+    triangle = jnp.array([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    result = polyline_integral(lambda x: jnp.array([-x[1], x[0]]), triangle)
+    np.testing.assert_allclose(result.value, 2.0, rtol=1e-6)
+
+
+def test_pytrees_agree_with_flat_arrays(mixture):
+    x, y = (leaf[0] for leaf in random_chords(mixture, 1, 1.0))
+    flat = line_integral(score_at(mixture), x, y)
+
+    def split(z):
+        return {"b": z[:1], "a": (z[1], z[2:])}
+
+    def score(position):
+        return split(mixture.score(jnp.r_[position["b"], position["a"][0], position["a"][1]], 0.05))
+
+    tree = line_integral(score, split(x), split(y))
+    np.testing.assert_allclose(tree.value, flat.value, rtol=1e-5)
+    np.testing.assert_allclose(tree.error, flat.error, rtol=1e-2)
+    ends = line_integral(score, split(x), split(y), score_x=score(split(x)),
+                         score_y=score(split(y)))
+    np.testing.assert_allclose(ends.value, flat.value, rtol=1e-5)
+
+
+def test_scalar_events(mixture):
+    result = line_integral(lambda x: -x, jnp.asarray(1.0), jnp.asarray(2.0))
+    np.testing.assert_allclose(result.value, -1.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_nodes", [True, False])
+@ALL_RULES
+def test_reported_evaluations_are_the_calls_made(rule, degree, batch_nodes):
+    calls = []
+
+    def score(x):
+        jax.debug.callback(lambda: calls.append(1))
+        return -x
+
+    def spent(integral, *points, **known):
+        calls.clear()
+        result = integral(score, *points, quadrature=rule, batch_nodes=batch_nodes, **known)
+        jax.effects_barrier()
+        assert result.num_score_evaluations == len(calls)
+        return len(calls)
+
+    x, y = jnp.array([0.5, 1.0]), jnp.array([2.0, -1.0])
+    new = len(rule.interior)
+    ends = 2 if rule.has_endpoints else 0
+    assert spent(line_integral, x, y) == new + ends
+    assert spent(line_integral, x, y, score_x=-x) == new + ends // 2
+    assert spent(line_integral, x, y, score_x=-x, score_y=-y) == new
+    corners = jnp.stack([x, y, 2 * x])
+    assert spent(polyline_integral, corners) == 2 * new + (3 if ends else 0)
+    assert spent(polyline_integral, corners, score_first=-x) == 2 * new + (2 if ends else 0)
+
+
+@ALL_RULES
+def test_known_ends_change_nothing_but_the_cost(rule, degree, mixture):
+    x, y = (leaf[0] for leaf in random_chords(mixture, 1, 1.0))
+    score = score_at(mixture)
+    plain = line_integral(score, x, y, quadrature=rule)
+    cached = line_integral(score, x, y, quadrature=rule, score_x=score(x), score_y=score(y))
+    np.testing.assert_allclose(cached.value, plain.value, rtol=1e-5)
+
+
+@ALL_RULES
+def test_nodes_one_by_one_agree_with_nodes_in_a_batch(rule, degree, mixture):
+    x, y = (leaf[0] for leaf in random_chords(mixture, 1, 1.0))
+    batched = line_integral(score_at(mixture), x, y, quadrature=rule)
+    single = line_integral(score_at(mixture), x, y, quadrature=rule, batch_nodes=False)
+    np.testing.assert_allclose(single.value, batched.value, rtol=1e-5)
+    np.testing.assert_allclose(single.error, batched.error, rtol=1e-2, atol=1e-6)
+
+
+def test_composite_simpson_converges_at_order_four_along_a_curved_path():
+    def log_density(x: Array) -> Array:
+        return jnp.sum(jnp.sin(1.3 * x)) + 0.3 * jnp.sin(x[0] * x[1] + 0.4)
+
+    with jax.enable_x64(True):
+        errors, estimates = [], []
+        for segments in (4, 8, 16):
+            angle = jnp.linspace(0.1, 2.0, segments + 1)
+            points = 1.5 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
+            exact = log_density(points[-1]) - log_density(points[0])
+            result = polyline_integral(jax.grad(log_density), points)
+            errors.append(abs(float(result.value - exact)))
+            estimates.append(float(result.error))
+    slopes = np.log2(np.array(errors[:-1]) / errors[1:])
+    np.testing.assert_allclose(slopes, 4.0, atol=0.4)
+    assert np.all(np.array(estimates) >= errors)
+
+
+def test_polyline_is_the_sum_of_its_chords(mixture):
+    points = random_chords(mixture, 4, 1.0)[0]
+    score = score_at(mixture)
+    total = polyline_integral(score, points)
+    chords = [line_integral(score, a, b) for a, b in zip(points[:-1], points[1:], strict=True)]
+    np.testing.assert_allclose(total.value, sum(float(c.value) for c in chords), rtol=1e-4)
+    np.testing.assert_allclose(total.error, sum(float(c.error) for c in chords), rtol=1e-2)
+
+
+def test_half_precision_scores_are_summed_in_float32():
+    # In float16 the product 3000 * 30 = 90000 is infinite and a sum near 2000 is rounded to 1.
+    x, y = jnp.zeros(2, jnp.float16), jnp.array([30.0, 0.5], jnp.float16)
+    result = line_integral(lambda z: jnp.array([3000.0, 1.0], jnp.float16), x, y)
+    assert result.value.dtype == jnp.float32
+    assert float(result.value) == 90000.5
+
+
+def test_nan_score_gives_nan_and_no_number():
+    result = line_integral(lambda x: jnp.where(x > 0.4, jnp.nan, x), jnp.zeros(2), jnp.ones(2))
+    assert np.isnan(result.value)
+    assert np.isnan(result.error)
+
+
+def test_jit_of_differentiable_ends(mixture):
+    x, y = (leaf[0] for leaf in random_chords(mixture, 1, 0.3))
+    gradient = jax.jit(jax.grad(lambda b: line_integral(score_at(mixture), x, b).value))(y)
+    # The gradient of the log-ratio in its end is the score there, up to quadrature.
+    np.testing.assert_allclose(gradient, score_at(mixture)(y), rtol=0.05, atol=0.02)
+
+
+def test_segment_integral_weights_are_complete():
+    for rule, _ in RULES.values():
+        assert sum(rule.weights) == pytest.approx(1.0, abs=1e-12)
+        assert sum(rule.error_weights) == pytest.approx(0.0, abs=1e-12)
+        assert list(rule.nodes) == sorted(rule.nodes)
+        value, error = segment_integral(
+            rule, jnp.array([1.0, 2.0]), jnp.ones((len(rule.nodes), 2))
+        )
+        assert float(value) == pytest.approx(3.0, rel=1e-6)
+        assert float(error) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_rules_by_name():
+    for name in ("simpson", "gauss_legendre", "gauss_lobatto", "trapezoid"):
+        assert as_quadrature(name).name.startswith(name)
+    assert as_quadrature(gauss_legendre(7)) == gauss_legendre(7)
+    assert [name for name in RULES if RULES[name][0].biased] == ["trapezoid"]
+
+
+def test_bad_input_is_refused_with_the_remedy():
+    x, y = jnp.zeros(2), jnp.ones(2)
+    with pytest.raises(ValueError, match=r"`quadrature='simpsons'` is not known.*'simpson'"):
+        line_integral(lambda z: z, x, y, quadrature="simpsons")
+    with pytest.raises(ValueError, match=r"`num_nodes=1` must be at least 2"):
+        gauss_legendre(1)
+    with pytest.raises(ValueError, match=r"`num_nodes=2` must be at least 3"):
+        gauss_lobatto(2)
+    with pytest.raises(ValueError, match="at least two points"):
+        polyline_integral(lambda z: z, x[None])
+    with pytest.raises(ValueError, match="shape|structure"):
+        line_integral(lambda z: z, x, jnp.ones(3))
+    with pytest.raises(ValueError, match="structure"):
+        line_integral(lambda z: z, {"a": x}, {"b": y})
+
+
+def test_score_of_another_shape_or_structure_is_refused():
+    x, y = jnp.zeros(2), jnp.ones(2)
+    with pytest.raises(ValueError, match="score_fn"):
+        line_integral(lambda z: jnp.sum(z), x, y)
+    with pytest.raises(ValueError, match="score_fn"):
+        line_integral(lambda z: {"a": z}, x, y)
+    with pytest.raises(ValueError, match="score_fn"):
+        line_integral(lambda z: z[:, None], x, y)
