@@ -1,0 +1,39 @@
+"""Probabilistic programming with pretrained score networks as priors.
+
+A site ``x ~ ScorePrior(network)`` has a score but no density; the rest of the NumPyro model is
+its weight. Import as ``import scoreppl as sp``.
+"""
+
+from importlib.metadata import version
+
+from scoreppl import analytic, line_integral, mcmc, noise, pretrained, solvers
+from scoreppl.network_file import load_score_network, read_card, save_score_network
+from scoreppl.ppl.annealed import AnnealedScoreMCMC
+from scoreppl.ppl.local_kernels import ScoreHMC, ScoreMALA, ScoreNUTS
+from scoreppl.ppl.potential import log_weight
+from scoreppl.ppl.prior import ScorePrior
+from scoreppl.score import ScoreModel, ScoreNetwork
+from scoreppl.target import Target
+
+__version__ = version("scoreppl")
+
+__all__ = [
+    "AnnealedScoreMCMC",
+    "ScoreHMC",
+    "ScoreMALA",
+    "ScoreModel",
+    "ScoreNUTS",
+    "ScoreNetwork",
+    "ScorePrior",
+    "Target",
+    "analytic",
+    "line_integral",
+    "load_score_network",
+    "log_weight",
+    "mcmc",
+    "noise",
+    "pretrained",
+    "read_card",
+    "save_score_network",
+    "solvers",
+]

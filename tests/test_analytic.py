@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 from scipy.stats import chi2, kstest, multivariate_normal, norm
 
 from scoreppl.analytic import GaussianMixture
@@ -144,7 +144,8 @@ def test_density_and_mode_probabilities_match_scipy(kind, schedule, t):
     found, exact = evaluate(kind, schedule, t), reference(kind, SCHEDULES[schedule], t)
     logits = np.array([exact.component_log_probs(x) for x in found.x])
     # Float32 rounding of exponents up to a few thousand, and of alpha and sigma themselves.
-    np.testing.assert_allclose(found.log_prob, logsumexp(logits, axis=1), rtol=3e-5, atol=3e-5)
+    exact_log_prob = np.logaddexp.reduce(logits, axis=1)
+    np.testing.assert_allclose(found.log_prob, exact_log_prob, rtol=3e-5, atol=3e-5)
     np.testing.assert_allclose(found.mode_probabilities, softmax(logits, axis=1), atol=1e-4)
 
 
@@ -152,7 +153,7 @@ def test_density_and_mode_probabilities_match_scipy(kind, schedule, t):
 @every_schedule
 def test_clean_law_is_the_same_under_every_schedule(kind, noise):
     x = np.linspace(-1, 1, int(np.prod(EVENTS[kind])))
-    exact = logsumexp(reference(kind).component_log_probs(x))
+    exact = np.logaddexp.reduce(reference(kind).component_log_probs(x))
     found = mixture(kind, noise).log_prob(x.reshape(EVENTS[kind]))
     np.testing.assert_allclose(found, exact, rtol=3e-5)
 
@@ -300,9 +301,12 @@ def test_posterior_and_evidence_match_quadrature(rows):
 
     axis = np.linspace(-7, 7, 561)
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
-    parts = zip(*problems.components(2), strict=True)
-    density = sum(w * multivariate_normal(mean, cov).pdf(grid) for w, mean, cov in parts)
-    density *= multivariate_normal(np.zeros(rows), noise).pdf(grid @ operator.T - seen)
+    density = np.zeros(len(grid))
+    for weight, mean, covariance in zip(*problems.components(2), strict=True):
+        density += weight * multivariate_normal.pdf(grid, mean, covariance)
+    misfit = grid @ operator.T - seen
+    distance = np.einsum("ni,ij,nj->n", misfit, np.linalg.inv(noise), misfit)
+    density *= np.exp(-0.5 * distance) / np.sqrt(np.linalg.det(2 * np.pi * noise))
     cell = (axis[1] - axis[0]) ** 2
     evidence = density.sum() * cell
     density /= evidence
@@ -327,7 +331,7 @@ def test_posterior_and_evidence_match_importance_sampling(seed):
     posterior, log_evidence = prior.posterior(operator, seen, variances)
 
     draws = np.asarray(prior.sample_exact(jax.random.key(seed), (100_000,)), np.float64)
-    likelihood = norm(seen, np.sqrt(variances)).pdf(draws @ operator.T).prod(1)
+    likelihood = norm.pdf(draws @ operator.T, seen, np.sqrt(variances)).prod(1)
     mean, covariance = map(np.asarray, posterior.moments())
     squares = np.einsum("ni,ni->n", draws - mean, draws - mean) - np.trace(covariance)
     # The weighted test functions have expectation 0: 10 z-scores a seed, 5.5 gives 1e-6 for all.
@@ -397,7 +401,7 @@ def test_observations_one_by_one_equal_all_at_once():
 
 def test_a_component_ruled_out_beyond_float32_can_return():
     """Weights below the smallest float32 number are kept: their logarithms are stored."""
-    prior = GaussianMixture([[0.0], [30.0]], scales=1.0)
+    prior = GaussianMixture(np.array([[0.0], [30.0]]), scales=1.0)
     once, _ = prior.posterior(np.eye(1), np.array([0.0]), 0.25)
     assert once.weights[1] == 0.0
     back, _ = once.posterior(np.eye(1), np.array([60.0]), 0.25)
@@ -412,12 +416,11 @@ def test_sharp_observations_keep_their_digits():
     truth = operator @ parameters("full")[0][1]
     posterior, _ = prior.posterior(operator, truth, noise**2)
     covariance = parameters("full")[1][1]
-    gain = covariance @ operator.T @ np.linalg.inv(
-        operator @ covariance @ operator.T + noise**2 * np.eye(2)
-    )
+    spread = operator @ covariance @ operator.T + noise**2 * np.eye(2)
+    gain = covariance @ operator.T @ np.linalg.inv(spread)
     exact = operator @ (np.eye(3) - gain @ operator) @ covariance @ operator.T
-    axes, scales = np.asarray(posterior.axes[1], np.float64), np.asarray(posterior.scales[1])
-    factor = operator @ axes * scales
+    assert posterior.axes is not None
+    factor = operator @ np.asarray(posterior.axes[1], np.float64) * np.asarray(posterior.scales[1])
     np.testing.assert_allclose(factor @ factor.T, exact, rtol=0.02, atol=0.02 * noise**2)
 
 
@@ -568,7 +571,7 @@ def test_bad_weights_are_refused(weights, message):
 
 
 def test_weights_within_tolerance_are_normalised():
-    model = GaussianMixture(np.zeros((2, 1)), scales=1.0, weights=[0.3, 0.700005])
+    model = GaussianMixture(np.zeros((2, 1)), scales=1.0, weights=np.array([0.3, 0.700005]))
     assert float(model.weights.sum()) == pytest.approx(1.0, abs=2e-7)
 
 

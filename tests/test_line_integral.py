@@ -1,5 +1,8 @@
 """Quadrature of scores: accuracy, order, exactness, and what an integral costs."""
 
+from collections.abc import Callable
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,67 +37,74 @@ RULES = {
 ALL_RULES = pytest.mark.parametrize(("rule", "degree"), RULES.values(), ids=RULES)
 
 
-@pytest.fixture(scope="module")
-def mixture() -> GaussianMixture:
-    means = jnp.array([[1.5, 0.0, -1.0], [-1.0, 1.0, 0.5], [0.0, -1.2, 0.8]])
-    return GaussianMixture(
-        means, scales=jnp.array([0.6, 0.9, 0.75]), weights=jnp.array([0.5, 0.3, 0.2])
-    )
+MIXTURE = GaussianMixture(
+    jnp.array([[1.5, 0.0, -1.0], [-1.0, 1.0, 0.5], [0.0, -1.2, 0.8]]),
+    scales=jnp.array([0.6, 0.9, 0.75]),
+    weights=jnp.array([0.5, 0.3, 0.2]),
+)
+LOG_PROB = jax.jit(jax.vmap(lambda x: MIXTURE.log_prob(x, 0.05)))
 
 
-def score_at(mixture: GaussianMixture, t: float = 0.05):
-    return lambda x: mixture.score(x, t)
+def SCORE(x: Array) -> Array:
+    return MIXTURE.score(x, 0.05)
 
 
-def random_chords(mixture: GaussianMixture, count: int, length: float) -> tuple[Array, Array]:
-    """Draws of x_t and their ends after a jump with standard deviation `length`."""
+def random_chords(length: float) -> tuple[Array, Array]:
+    """1000 draws of x_t, and their ends after a jump with standard deviation `length`."""
     key_x, key_y = jax.random.split(jax.random.key(1))
-    x = mixture.sample_exact(key_x, (count,), 0.05)
+    x = MIXTURE.sample_exact(key_x, (1000,), 0.05)
     return x, x + length * jax.random.normal(key_y, x.shape)
 
 
-def integrate_chords(mixture: GaussianMixture, rule: Quadrature, x: Array, y: Array):
-    score = score_at(mixture)
-    estimate = jax.jit(jax.vmap(lambda a, b: line_integral(score, a, b, quadrature=rule)[:2]))
-    return tuple(map(np.asarray, estimate(x, y)))
+def one_chord(length: float) -> tuple[Array, Array]:
+    x, y = random_chords(length)
+    return x[0], y[0]
 
 
-def exact_ratios(mixture: GaussianMixture, x: Array, y: Array) -> np.ndarray:
-    log_prob = jax.jit(jax.vmap(lambda a: mixture.log_prob(a, 0.05)))
-    return np.asarray(log_prob(y) - log_prob(x))
+@cache
+def compiled(rule: Quadrature) -> Callable[..., tuple[Array, Array]]:
+    return jax.jit(jax.vmap(lambda a, b: line_integral(SCORE, a, b, quadrature=rule)[:2]))
 
 
-# Bounds on the median and the 99th percentile of the error in nats over 500 chords whose jump is
-# .4 per coordinate (components have standard deviations of .6 to .9). They are about twice the
-# measured values.
+def integrate_chords(rule: Quadrature, x: Array, y: Array) -> tuple[np.ndarray, np.ndarray]:
+    value, error = compiled(rule)(x, y)
+    return np.asarray(value), np.asarray(error)
+
+
+def exact_ratios(x: Array, y: Array) -> np.ndarray:
+    return np.asarray(LOG_PROB(y) - LOG_PROB(x))
+
+
+# Bounds on the median and the 99th percentile of the error in nats over 1000 chords whose jump is
+# .4 a coordinate (components have standard deviations of .6 to .9): about 2.5 times what was
+# measured, over chords that do not change.
 ACCURACY = {
-    "trapezoid": (1e-1, 1e0),
-    "simpson": (2e-3, 1e-1),
-    "gauss_legendre(2)": (2e-3, 1e-1),
-    "gauss_legendre(3)": (1e-4, 1e-2),
-    "gauss_legendre(5)": (1e-5, 1e-3),
-    "gauss_lobatto(3)": (2e-3, 1e-1),
-    "gauss_lobatto(4)": (1e-4, 1e-2),
-    "gauss_lobatto(5)": (1e-5, 1e-3),
+    "trapezoid": (3e-3, 1.2),
+    "simpson": (3e-5, 8e-2),
+    "gauss_legendre(2)": (2e-5, 6e-2),
+    "gauss_legendre(3)": (2e-6, 4e-3),
+    "gauss_legendre(5)": (2e-6, 4e-5),
+    "gauss_lobatto(3)": (3e-5, 8e-2),
+    "gauss_lobatto(4)": (2e-6, 5e-3),
+    "gauss_lobatto(5)": (2e-6, 5e-4),
 }
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_rule_recovers_log_ratio_of_mixture(name, mixture):
-    x, y = random_chords(mixture, 500, 0.4)
-    value, _ = integrate_chords(mixture, RULES[name][0], x, y)
-    errors = np.abs(value - exact_ratios(mixture, x, y))
+def test_rule_recovers_log_ratio_of_mixture(name):
+    x, y = random_chords(0.4)
+    value, _ = integrate_chords(RULES[name][0], x, y)
+    errors = np.abs(value - exact_ratios(x, y))
     median, tail = ACCURACY[name]
     assert np.median(errors) < median
     assert np.quantile(errors, 0.99) < tail
 
 
-def test_many_nodes_reach_rounding_error(mixture):
-    x, y = random_chords(mixture, 500, 1.0)
-    value, _ = integrate_chords(mixture, gauss_legendre(24), x, y)
-    exact = exact_ratios(mixture, x, y)
-    # Log densities of a few tens, rounded at 6e-8 of themselves in a handful of operations.
-    np.testing.assert_allclose(value, exact, atol=5e-5, rtol=5e-6)
+def test_many_nodes_reach_rounding_error():
+    x, y = random_chords(0.4)
+    value, _ = integrate_chords(gauss_legendre(16), x, y)
+    # Log densities of up to about 30, rounded at 6e-8 of themselves in a handful of operations.
+    np.testing.assert_allclose(value, exact_ratios(x, y), atol=2e-5, rtol=0)
 
 
 @ALL_RULES
@@ -128,28 +138,27 @@ def test_error_falls_with_the_chord_at_the_rules_order(rule, degree):
 
 
 @ALL_RULES
-def test_antisymmetric(rule, degree, mixture):
-    x, y = random_chords(mixture, 100, 1.0)
-    there, error_there = integrate_chords(mixture, rule, x, y)
-    back, error_back = integrate_chords(mixture, rule, y, x)
+def test_antisymmetric(rule, degree):
+    x, y = random_chords(1.0)
+    there, error_there = integrate_chords(rule, x, y)
+    back, error_back = integrate_chords(rule, y, x)
     # Sums of at most 8 products of a few tens, in float32.
     np.testing.assert_allclose(there, -back, atol=2e-5, rtol=1e-5)
     if rule.name != "trapezoid":  # its embedded rule is one-sided
         np.testing.assert_allclose(error_there, error_back, atol=1e-3, rtol=0.05)
 
 
-@pytest.mark.parametrize("length", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("length", [0.3, 0.7])
 @ALL_RULES
-def test_error_estimate_is_on_the_safe_side_and_not_absurd(rule, degree, length, mixture):
-    x, y = random_chords(mixture, 1000, length)
-    value, estimate = integrate_chords(mixture, rule, x, y)
-    errors = np.abs(value - exact_ratios(mixture, x, y))
+def test_error_estimate_is_on_the_safe_side_and_not_absurd(rule, degree, length):
+    x, y = random_chords(length)
+    value, estimate = integrate_chords(rule, x, y)
+    errors = np.abs(value - exact_ratios(x, y))
     resolved = errors > 3e-5  # below that the log densities themselves are rounded
-    if resolved.sum() < 100:
-        pytest.skip("errors are below float32 rounding")
-    ratio = estimate[resolved] / errors[resolved]
-    assert np.mean(ratio >= 1) >= 0.9
-    assert np.median(ratio) < 100
+    assert np.mean(estimate[resolved] >= errors[resolved]) >= 0.9
+    assert np.mean((estimate >= errors) | ~resolved) >= 0.95
+    # Not absurd: nobody learns from an estimate that rejects what every chord of a chain does.
+    assert np.median(estimate) < 100 * max(np.median(errors), 3e-6)
 
 
 def test_constant_score_has_no_error_estimate():
@@ -165,15 +174,15 @@ def test_value_of_a_rotation_is_twice_the_enclosed_area():
     np.testing.assert_allclose(result.value, 2.0, rtol=1e-6)
 
 
-def test_pytrees_agree_with_flat_arrays(mixture):
-    x, y = (leaf[0] for leaf in random_chords(mixture, 1, 1.0))
-    flat = line_integral(score_at(mixture), x, y)
+def test_pytrees_agree_with_flat_arrays():
+    x, y = one_chord(1.0)
+    flat = line_integral(SCORE, x, y)
 
     def split(z):
         return {"b": z[:1], "a": (z[1], z[2:])}
 
     def score(position):
-        return split(mixture.score(jnp.r_[position["b"], position["a"][0], position["a"][1]], 0.05))
+        return split(MIXTURE.score(jnp.r_[position["b"], position["a"][0], position["a"][1]], 0.05))
 
     tree = line_integral(score, split(x), split(y))
     np.testing.assert_allclose(tree.value, flat.value, rtol=1e-5)
@@ -183,7 +192,7 @@ def test_pytrees_agree_with_flat_arrays(mixture):
     np.testing.assert_allclose(ends.value, flat.value, rtol=1e-5)
 
 
-def test_scalar_events(mixture):
+def test_scalar_events():
     result = line_integral(lambda x: -x, jnp.asarray(1.0), jnp.asarray(2.0))
     np.testing.assert_allclose(result.value, -1.5, rtol=1e-6)
 
@@ -216,19 +225,20 @@ def test_reported_evaluations_are_the_calls_made(rule, degree, batch_nodes):
 
 
 @ALL_RULES
-def test_known_ends_change_nothing_but_the_cost(rule, degree, mixture):
-    x, y = (leaf[0] for leaf in random_chords(mixture, 1, 1.0))
-    score = score_at(mixture)
-    plain = line_integral(score, x, y, quadrature=rule)
-    cached = line_integral(score, x, y, quadrature=rule, score_x=score(x), score_y=score(y))
+def test_known_ends_change_nothing_but_the_cost(rule, degree):
+    x, y = one_chord(1.0)
+    plain = line_integral(SCORE, x, y, quadrature=rule)
+    cached = line_integral(
+        SCORE, x, y, quadrature=rule, score_x=SCORE(x), score_y=SCORE(y)
+    )
     np.testing.assert_allclose(cached.value, plain.value, rtol=1e-5)
 
 
 @ALL_RULES
-def test_nodes_one_by_one_agree_with_nodes_in_a_batch(rule, degree, mixture):
-    x, y = (leaf[0] for leaf in random_chords(mixture, 1, 1.0))
-    batched = line_integral(score_at(mixture), x, y, quadrature=rule)
-    single = line_integral(score_at(mixture), x, y, quadrature=rule, batch_nodes=False)
+def test_nodes_one_by_one_agree_with_nodes_in_a_batch(rule, degree):
+    x, y = one_chord(1.0)
+    batched = line_integral(SCORE, x, y, quadrature=rule)
+    single = line_integral(SCORE, x, y, quadrature=rule, batch_nodes=False)
     np.testing.assert_allclose(single.value, batched.value, rtol=1e-5)
     np.testing.assert_allclose(single.error, batched.error, rtol=1e-2, atol=1e-6)
 
@@ -251,11 +261,10 @@ def test_composite_simpson_converges_at_order_four_along_a_curved_path():
     assert np.all(np.array(estimates) >= errors)
 
 
-def test_polyline_is_the_sum_of_its_chords(mixture):
-    points = random_chords(mixture, 4, 1.0)[0]
-    score = score_at(mixture)
-    total = polyline_integral(score, points)
-    chords = [line_integral(score, a, b) for a, b in zip(points[:-1], points[1:], strict=True)]
+def test_polyline_is_the_sum_of_its_chords():
+    points = random_chords(1.0)[0][:4]
+    total = polyline_integral(SCORE, points)
+    chords = [line_integral(SCORE, a, b) for a, b in zip(points[:-1], points[1:], strict=True)]
     np.testing.assert_allclose(total.value, sum(float(c.value) for c in chords), rtol=1e-4)
     np.testing.assert_allclose(total.error, sum(float(c.error) for c in chords), rtol=1e-2)
 
@@ -274,11 +283,11 @@ def test_nan_score_gives_nan_and_no_number():
     assert np.isnan(result.error)
 
 
-def test_jit_of_differentiable_ends(mixture):
-    x, y = (leaf[0] for leaf in random_chords(mixture, 1, 0.3))
-    gradient = jax.jit(jax.grad(lambda b: line_integral(score_at(mixture), x, b).value))(y)
+def test_jit_of_differentiable_ends():
+    x, y = one_chord(0.3)
+    gradient = jax.jit(jax.grad(lambda b: line_integral(SCORE, x, b).value))(y)
     # The gradient of the log-ratio in its end is the score there, up to quadrature.
-    np.testing.assert_allclose(gradient, score_at(mixture)(y), rtol=0.05, atol=0.02)
+    np.testing.assert_allclose(gradient, SCORE(y), rtol=0.05, atol=0.02)
 
 
 def test_segment_integral_weights_are_complete():

@@ -441,6 +441,25 @@ def test_sample_has_the_law_of_the_data(prediction, seed):
     assert np.all(np.abs(draws.var(0) / SCALE**2 - 1) < 5 * np.sqrt(2 / count) + 0.02)
 
 
+@pytest.mark.parametrize("prediction", CONVERTED)
+def test_sample_under_a_schedule_without_signal_at_the_start(prediction):
+    schedule, count = noise.FlowMatching(), 5_000
+
+    def apply_fn(params, x, t, condition):  # the data are N(3, 0.5^2)
+        alpha, sigma = schedule(t)
+        gain = alpha * 0.25 / (alpha**2 * 0.25 + sigma**2)
+        denoised = 3 + gain * (x - 3 * alpha)
+        return from_denoised(prediction, denoised, x, t, schedule)
+
+    model = ScoreNetwork(
+        apply_fn, None, noise=schedule, prediction=prediction, event_shape=()
+    )
+    draws = model.sample(jax.random.key(7), (count,), num_steps=100)
+    # Five standard errors: false-alarm rate 2 * 5.7e-7 a prediction; 4 % for the discretisation.
+    assert abs(draws.mean() - 3) < 0.5 * (5 / np.sqrt(count) + 0.01)
+    assert abs(draws.var() / 0.25 - 1) < 5 * np.sqrt(2 / count) + 0.04
+
+
 def test_sample_evaluates_the_network_num_steps_times():
     times = []
 

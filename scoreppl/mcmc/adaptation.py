@@ -79,6 +79,11 @@ def window_adaptation(
 
     def init(step_size: Array, inverse_mass_matrix: Array) -> AdaptationState:
         size = inverse_mass_matrix.shape[-1]
+        if inverse_mass_matrix.shape != ((size, size) if dense_mass else (size,)):
+            raise ValueError(
+                f"`inverse_mass_matrix` of shape {inverse_mass_matrix.shape} does not go with "
+                f"`dense_mass={dense_mass}`: it must be (d, d) if dense and (d,) if not."
+            )
         return AdaptationState(
             jnp.asarray(step_size, float),
             jnp.asarray(inverse_mass_matrix, float),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from numpyro.handlers import seed
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG
@@ -95,7 +96,8 @@ class ScoreKernel(MCMCKernel):
         """Build the state of one chain, or of a batch of chains from a batch of keys.
 
         Ordinary latents start at draws from their priors, score sites at the end of a short
-        reverse diffusion, unless `init_params` gives them.
+        reverse diffusion, unless `init_params` gives them. (Inside `numpyro.infer.Gibbs` score
+        sites always start so: Gibbs does not say which of its values the user gave.)
         """
         model_kwargs = model_kwargs or {}
         priors = score_sites(self._model, model_args, model_kwargs)
@@ -114,18 +116,21 @@ class ScoreKernel(MCMCKernel):
             self._model, key_start, model_args, model_kwargs, init_params=init_params
         )
 
+        # Built for all sites, also those that `init_params` gives: it checks the noise level.
+        starts = {
+            name: ScorePrior(
+                prior.score_model,
+                noise_level=target.floors[name],
+                num_steps=self.init_num_steps,
+                batch_shape=prior.draw_shape,
+            )
+            for name, prior in priors.items()
+        }
+        starts = {name: prior for name, prior in starts.items() if name not in (init_params or {})}
+
         def chain(key: Array, z: Values) -> Any:
             key, key_prior = jax.random.split(key)
-            for index, (name, prior) in enumerate(priors.items()):
-                if name not in (init_params or {}):
-                    short = ScorePrior(
-                        prior.score_model,
-                        noise_level=target.floors[name],
-                        num_steps=self.init_num_steps,
-                        batch_shape=prior.draw_shape,
-                    )
-                    z = z | {name: short.sample(jax.random.fold_in(key_prior, index))}
-            return self._init_chain(key, z, target)
+            return self._init_chain(key, _finite_start(key_prior, z, starts, target), target)
 
         # Jitted, so that the reverse diffusion compiles once and not operation by operation.
         state = jax.jit(chain if one else jax.vmap(chain))(key_chain, weight.initial)
@@ -175,3 +180,35 @@ class ScoreKernel(MCMCKernel):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the bound step; `MCMC.run` initialises the kernel again."""
         return {**self.__dict__, "_sample_fn": None}
+
+
+def _finite_start(
+    key: Array, checked: Values, starts: dict[str, ScorePrior], target: Target
+) -> Values:
+    """Draw the score sites in `starts` until the weight is finite; keep the other values.
+
+    From a start whose weight is not a number no proposal is ever accepted. After 100 draws the
+    start is `checked`, where the weight is known to be finite.
+    """
+    if not starts:
+        return checked
+
+    def draw(state: tuple[Array, Values]) -> tuple[Array, Values]:
+        attempt, z = state
+        key_attempt = jax.random.fold_in(key, attempt)
+        drawn = {
+            name: prior.sample(jax.random.fold_in(key_attempt, index)).astype(z[name].dtype)
+            for index, (name, prior) in enumerate(starts.items())
+        }
+        return attempt + 1, z | drawn
+
+    def is_refused(z: Values) -> Array:
+        return ~jnp.isfinite(target.log_weight(z))
+
+    _, z = jax.lax.while_loop(
+        lambda state: (state[0] == 0) | ((state[0] < 100) & is_refused(state[1])),
+        draw,
+        (jnp.zeros((), int), checked),
+    )
+    keep = is_refused(z)
+    return jax.tree.map(lambda a, b: jnp.where(keep, a, b), checked, z)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from blackjax.base import SamplingAlgorithm
 from jax import Array
 from jax.flatten_util import ravel_pytree
@@ -26,6 +27,8 @@ class LocalState(NamedTuple):
     ----------
     i
         Transitions so far, warm-up included.
+    num_warmup
+        Transitions of the warm-up, after which nothing adapts, whoever resumes the chain.
     z
         Unconstrained values.
     prior_score, log_weight, weight_gradient
@@ -45,6 +48,7 @@ class LocalState(NamedTuple):
     """
 
     i: Array
+    num_warmup: Array
     z: Values
     prior_score: Values
     log_weight: Array
@@ -91,6 +95,8 @@ class LocalKernel(ScoreKernel):
         self._quadrature = quadrature
         self._step_size = step_size
         self._inverse_mass_matrix = inverse_mass_matrix
+        # A given matrix is adapted as a matrix, also if `dense_mass` was not asked for.
+        dense_mass = dense_mass or np.ndim(inverse_mass_matrix) == 2
         self._adaptation_options = {
             "target_acceptance_rate": target_accept_prob,
             "dense_mass": dense_mass,
@@ -133,17 +139,20 @@ class LocalKernel(ScoreKernel):
         mass = self._inverse_mass_matrix
         if mass is None:
             mass = jnp.eye(size) if self._adaptation_options["dense_mass"] else jnp.ones(size)
-        mass = jnp.asarray(mass)
+        mass = jnp.asarray(mass, float)
         if mass.shape not in ((size,), (size, size)):
             raise ValueError(
                 f"`inverse_mass_matrix` has shape {mass.shape}; the latents have {size} "
                 f"unconstrained numbers, so it must be ({size},) or ({size}, {size})."
             )
+        if self._adaptation_options["dense_mass"] and mass.ndim == 1:
+            mass = jnp.diag(mass)
         adaptation = self._adaptation().init(jnp.asarray(self._step_size), mass)
         at = self._bind(target, adaptation).init(z)
         zero, none = jnp.zeros(()), jnp.zeros((), int)
         return LocalState(
-            none, z, at.prior_score, at.log_weight, at.weight_gradient,
+            none, jnp.asarray(self._num_warmup, int), z,
+            at.prior_score, at.log_weight, at.weight_gradient,
             zero, zero, jnp.zeros((), bool), jnp.zeros((), bool), zero, zero, none, none,
             adaptation, key,
         )  # fmt: skip
@@ -159,17 +168,18 @@ class LocalKernel(ScoreKernel):
         adaptation = state.adapt_state
         if self._num_warmup > 0:
             adaptation = jax.lax.cond(
-                state.i < self._num_warmup,
+                state.i < state.num_warmup,
                 lambda: self._adaptation().update(
                     adaptation, state.i, ravel_pytree(new.position)[0], info.acceptance_rate
                 ),
                 lambda: adaptation,
             )
         i = state.i + 1
-        in_phase = jnp.where(i <= self._num_warmup, i, i - self._num_warmup)
+        in_phase = jnp.where(i <= state.num_warmup, i, i - state.num_warmup)
         mean = state.mean_accept_prob
         return LocalState(
             i=i,
+            num_warmup=state.num_warmup,
             z=new.position,
             prior_score=new.prior_score,
             log_weight=new.log_weight,

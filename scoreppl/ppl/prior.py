@@ -125,9 +125,7 @@ class ScorePrior(dist.Distribution):
         shape = self.batch_shape + self.event_shape
         return shape[: len(shape) - len(self.score_model.event_shape)]
 
-    def sample(
-        self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()
-    ) -> jax.Array:
+    def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """Draw by reverse diffusion from pure noise down to the noise level.
 
         Every draw has its own key, folded from `key` and the draw's index, so the first draws

@@ -21,21 +21,20 @@ class LevelTuning(NamedTuple):
     Attributes
     ----------
     averaging
-        Dual-averaging state of the step size.
+        Dual-averaging state of the step sizes, one a block of latents.
     inverse_mass
         Diagonal preconditioner, shape ``(num_levels, d)``.
-    squared_gradient, count
-        Sum and number behind the preconditioner.
+    visits
+        Times that warm-up has been at the level.
     """
 
     averaging: Any
     inverse_mass: Array
-    squared_gradient: Array
-    count: Array
+    visits: Array
 
     @property
     def step_size(self) -> Array:
-        """The frozen step size of each level."""
+        """The frozen step sizes, shape ``(num_levels, num_blocks)``."""
         return jnp.exp(self.averaging.log_step_size_avg)
 
 
@@ -71,9 +70,7 @@ def noise_ladder(
     return jnp.linspace(first_log_snr, last, num_levels)
 
 
-def initial_tuning(
-    target: Target, position: Position, ladder: Array, inner: Inner
-) -> LevelTuning:
+def initial_tuning(target: Target, position: Position, ladder: Array, inner: Inner) -> LevelTuning:
     """Untuned start: the noise variance as preconditioner, d^(-1/6) as the step."""
     size = ravel_pytree(position)[0].size
 
@@ -84,7 +81,8 @@ def initial_tuning(
             for name, value in position.items()
         }
         mass = ravel_pytree(variances)[0]
-        return LevelTuning(_fresh_averaging(inner, size), mass, jnp.zeros(size), jnp.zeros(()))
+        averaging = _fresh_averaging(size, inner.num_blocks(target, position))
+        return LevelTuning(averaging, mass, jnp.zeros((), int))
 
     return jax.vmap(level)(ladder)
 
@@ -142,41 +140,40 @@ def anneal(
         def sweep(carry: tuple, number: Array) -> tuple[tuple, Array]:
             position, tuning, num_nan = carry
             level = Level(times, come_from, number == 0, is_last, log_snr, ladder[0])
-            visit_keys = jax.vmap(jax.random.fold_in, (0, None))(
-                each(1 + index), number
-            )
+            visit_keys = jax.vmap(jax.random.fold_in, (0, None))(each(1 + index), number)
             split = jax.vmap(jax.random.split)(visit_keys)
             state = jax.vmap(lambda k, z: inner.enter(k, z, target, level))(split[:, 0], position)
 
             def move(carry: tuple, k: Array) -> tuple[tuple, Array]:
-                state, averaging, squares, count, num_nan = carry
+                state, averaging, squares, num_nan = carry
                 step_keys = jax.vmap(jax.random.fold_in, (0, None))(split[:, 1], k)
                 step_size = jnp.where(
                     adapt, jnp.exp(averaging.log_step_size), jnp.exp(averaging.log_step_size_avg)
                 )
                 state, info = jax.vmap(
-                    lambda key, s: inner.step(
-                        key, s, target, level, step_size, tuning.inverse_mass
-                    )
+                    lambda key, s: inner.step(key, s, target, level, step_size, tuning.inverse_mass)
                 )(step_keys, state)
                 averaging = _update_averaging(inner, averaging, info.acceptance_rate, adapt)
                 # The first half of a sweep relaxes; its gradients say little of the target's.
-                late = (adapt & (2 * (k + 1) > inner.num_steps)).astype(squares.dtype)
-                squares = squares + late * jnp.nan_to_num(jnp.mean(info.squared_gradient, 0))
-                carry = (state, averaging, squares, count + late, num_nan + info.is_nan)
+                late = 2 * (k + 1) > inner.num_steps
+                squares = squares + late * info.squared_gradient
+                carry = (state, averaging, squares, num_nan + info.is_nan)
                 return carry, info.acceptance_rate
 
-            start = (state, tuning.averaging, tuning.squared_gradient, tuning.count, num_nan)
-            end, rates = jax.lax.scan(move, start, jnp.arange(inner.num_steps))
-            state, averaging, squares, count, num_nan = end
-            tuning = tuning._replace(averaging=averaging, squared_gradient=squares, count=count)
-            return (jax.vmap(inner.position)(state), tuning, num_nan), jnp.mean(rates, 0)
+            none = jnp.zeros((len(keys), tuning.inverse_mass.size))
+            end, rates = jax.lax.scan(
+                move, (state, tuning.averaging, none, num_nan), jnp.arange(inner.num_steps)
+            )
+            state, averaging, squares, num_nan = end
+            tuning = tuning._replace(averaging=averaging)
+            if inner.uses_gradient:
+                tuning = _precondition(tuning, 2.0 * squares / (inner.num_steps + 1), adapt)
+            position = jax.vmap(inner.position)(state)
+            return (position, tuning, num_nan), jnp.mean(rates, (0, 2))
 
-        end, rates = jax.lax.scan(
-            sweep, (position, tuning, num_nan), jnp.arange(inner.num_sweeps)
-        )
+        end, rates = jax.lax.scan(sweep, (position, tuning, num_nan), jnp.arange(inner.num_sweeps))
         position, tuning, num_nan = end
-        return (position, num_nan), (_finish_level(tuning, inner, adapt), jnp.mean(rates, 0))
+        return (position, num_nan), (tuning, jnp.mean(rates, 0))
 
     start = jax.vmap(lambda key, z: start_from_noise(key, z, target))(each(0), position)
     previous = jnp.concatenate([jnp.full(1, START_LOG_SNR), ladder[:-1]])
@@ -188,38 +185,44 @@ def anneal(
     return Annealed(end, rates.T, num_nan, tuning)
 
 
-def _finish_level(tuning: LevelTuning, inner: Inner, adapt: Array) -> LevelTuning:
-    """Set the preconditioner from the mean squared gradient, which estimates the precision."""
-    if not inner.uses_gradient:
-        return tuning
-    first = tuning.count <= inner.num_sweeps * ((inner.num_steps + 1) // 2)
-    mean = tuning.squared_gradient / jnp.maximum(tuning.count, 1.0)
-    usable = adapt & (tuning.count > 0)
-    mass = jnp.where(usable & (mean > 0), 1.0 / jnp.maximum(mean, 1e-20), tuning.inverse_mass)
+def _precondition(tuning: LevelTuning, squared_gradient: Array, adapt: Array) -> LevelTuning:
+    """Set the preconditioner from squared gradients, whose mean is the precision.
+
+    The median over the draws keeps the few with a very stiff weight (a tiny noise scale, say)
+    from shortening everybody's steps.
+    """
+    precision = jnp.median(squared_gradient, 0)
+    usable = adapt & jnp.isfinite(precision) & (precision > 0)
+    estimate = 1.0 / jnp.where(usable, precision, 1.0)
+    first = tuning.visits == 0
+    blended = jnp.where(first, estimate, jnp.sqrt(estimate * tuning.inverse_mass))
+    mass = jnp.where(usable, blended, tuning.inverse_mass)
     # The step size that fitted the initial preconditioner means nothing for the estimated one.
+    blocks = tuning.averaging.log_step_size.size
     averaging = jax.tree.map(
-        lambda new, old: jnp.where(usable & first, new, old),
-        _fresh_averaging(inner, mass.size),
+        lambda new, old: jnp.where(adapt & first, new, old),
+        _fresh_averaging(mass.size, blocks),
         tuning.averaging,
     )
-    return tuning._replace(inverse_mass=mass, averaging=averaging)
+    return LevelTuning(averaging, mass, tuning.visits + adapt)
 
 
-def _fresh_averaging(inner: Inner, size: int) -> Any:
+def _fresh_averaging(size: int, blocks: int) -> Any:
     """Dual averaging at the start: in preconditioned units a step of d^(-1/6) is about right."""
-    begin, _, _ = dual_averaging_adaptation(inner.target_acceptance_rate or 0.5)
-    state = begin(jnp.asarray(size ** (-1 / 6)))
+    begin, _, _ = dual_averaging_adaptation(0.5)
+    state = begin(jnp.full(blocks, size ** (-1 / 6)))
     state = state._replace(log_step_size_avg=state.log_step_size)
     return jax.tree.map(
-        lambda v: jnp.asarray(v, jnp.int32 if isinstance(v, int) else jnp.float32), state
+        lambda v: jnp.full(blocks, v, jnp.int32 if isinstance(v, int) else jnp.float32), state
     )
 
 
 def _update_averaging(inner: Inner, state: Any, acceptance_rate: Array, adapt: Array) -> Any:
-    if inner.target_acceptance_rate is None:
-        return state
-    _, update, _ = dual_averaging_adaptation(inner.target_acceptance_rate)
-    changed = update(state, jnp.nanmean(acceptance_rate))
+    blocks = acceptance_rate.shape[-1]
+    rates = inner.target_acceptance_rates[:blocks]
+    tuned = jnp.asarray([rate is not None for rate in rates])
+    _, update, _ = dual_averaging_adaptation(jnp.asarray([rate or 0.5 for rate in rates]))
+    changed = update(state, jnp.nanmean(acceptance_rate, 0))
     return jax.tree.map(
-        lambda new, old: jnp.where(adapt, new, old).astype(old.dtype), changed, state
+        lambda new, old: jnp.where(adapt & tuned, new, old).astype(old.dtype), changed, state
     )

@@ -41,7 +41,7 @@ class StepInfo(NamedTuple):
     Attributes
     ----------
     acceptance_rate
-        Acceptance probability.
+        Acceptance probability of each block, shape ``(num_blocks,)``.
     squared_gradient
         Squares of the log target's gradient by coordinate, whose mean estimates the diagonal
         of the precision; ones for gradient-free steps.
@@ -65,14 +65,16 @@ class Inner(NamedTuple):
         ``step(key, state, target, level, step_size, inverse_mass) -> (state, StepInfo)``.
     position
         ``position(state) -> Position``.
+    num_blocks
+        ``num_blocks(target, position)``: blocks with a step size of their own.
     num_sweeps
         Times that a level is entered and moved.
     num_steps
         Inner steps a sweep.
     num_score_evaluations
         Score evaluations a level, as a function of whether log densities are exact.
-    target_acceptance_rate
-        What warm-up aims at; None if nothing is tuned.
+    target_acceptance_rates
+        What warm-up aims at, by block; None where nothing is to be tuned.
     uses_gradient
         Whether ``squared_gradient`` means anything.
     """
@@ -80,10 +82,11 @@ class Inner(NamedTuple):
     enter: Callable[[Array, Position, Target, Level], Any]
     step: Callable[[Array, Any, Target, Level, Array, Array], tuple[Any, StepInfo]]
     position: Callable[[Any], Position]
+    num_blocks: Callable[[Target, Position], int]
     num_sweeps: int
     num_steps: int
     num_score_evaluations: Callable[[bool], int]
-    target_acceptance_rate: float | None
+    target_acceptance_rates: tuple[float | None, ...]
     uses_gradient: bool
 
 

@@ -89,9 +89,9 @@ def level_moves(
         step_size: Array,
         inverse_mass: Array,
     ) -> tuple[mcmc.ScoreState, StepInfo]:
-        state, info = algorithm(target, level, step_size, inverse_mass).step(key, state)
+        state, info = algorithm(target, level, step_size[0], inverse_mass).step(key, state)
         force = ravel_pytree(state.prior_score)[0] + ravel_pytree(state.weight_gradient)[0]
-        return state, StepInfo(info.acceptance_rate, force**2, info.is_nan)
+        return state, StepInfo(info.acceptance_rate[None], force**2, info.is_nan)
 
     def evaluations(exact: bool) -> int:
         # A segment: the score at its end and the quadrature's nodes (or two log densities),
@@ -103,9 +103,10 @@ def level_moves(
         enter,
         step,
         lambda state: state.position,
+        lambda target, position: 1,
         1,
         num_steps,
         evaluations,
-        target_acceptance_rate,
+        (target_acceptance_rate,),
         True,
     )

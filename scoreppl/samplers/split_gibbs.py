@@ -27,7 +27,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from scoreppl.samplers.inner import Inner, Level, StepInfo, map_sites
-from scoreppl.samplers.weight_moves import WeightMove
+from scoreppl.samplers.weight_moves import WeightMove, barker
 from scoreppl.score import ScoreModel
 from scoreppl.solvers import ancestral
 from scoreppl.target import Position, Target, Times
@@ -42,15 +42,12 @@ class SplitState(NamedTuple):
     ----------
     clean
         The clean events x_0 of the score sites.
-    noisy
-        The position (u, theta): its structure; the values are those of `move`.
-    move
-        State of the weight's move, on the flattened position.
+    position
+        The position (u, theta).
     """
 
     clean: Position
-    noisy: Position
-    move: Any
+    position: Position
 
 
 def draw_clean(
@@ -76,6 +73,7 @@ def draw_clean(
 
 def split_gibbs(
     move: WeightMove,
+    latent_move: WeightMove | None = None,
     *,
     num_sweeps: int = 1,
     num_steps: int = 25,
@@ -87,7 +85,9 @@ def split_gibbs(
     Parameters
     ----------
     move
-        Move of (u, theta) on its known density.
+        Move of the score sites u on their known density given the ordinary latents theta.
+    latent_move
+        Move of theta given u; by default Barker's, or `move` itself if that is gradient-free.
     num_sweeps
         Sweeps a level: draws of x_0, each followed by `num_steps` moves.
     num_steps
@@ -97,6 +97,9 @@ def split_gibbs(
     num_jumps
         Jumps through noisier levels (see `jump`) in every sweep after the first at a level.
     """
+    if latent_move is None:
+        latent_move = move if move.gradient is None else barker()
+    moves = (move, latent_move)
 
     def _jumps(
         key: Array, pair: tuple[Position, Position], target: Target, level: Level
@@ -126,8 +129,7 @@ def split_gibbs(
                 lambda pair: _jumps(key_noise, pair, target, level),
                 (clean, noisy),
             )
-        x, unravel = ravel_pytree(noisy)
-        return SplitState(clean, noisy, move.init(x, _density(target, clean, scales, unravel)))
+        return SplitState(clean, noisy)
 
     def step(
         key: Array,
@@ -137,25 +139,37 @@ def split_gibbs(
         step_size: Array,
         inverse_mass: Array,
     ) -> tuple[SplitState, StepInfo]:
-        unravel = ravel_pytree(state.noisy)[1]
-        density = _density(target, state.clean, target.scales(level.times), unravel)
-        new, acceptance = move.step(key, state.move, density, step_size, inverse_mass)
-        gradient = jnp.ones_like(new.position) if move.gradient is None else move.gradient(new)
-        info = StepInfo(acceptance, gradient**2, jnp.isnan(new.logdensity))
-        return state._replace(move=new), info
-
-    def position(state: SplitState) -> Position:
-        return ravel_pytree(state.noisy)[1](state.move.position)
+        scales = target.scales(level.times)
+        masses = ravel_pytree(state.position)[1](inverse_mass)
+        position, gradients = state.position, {}
+        rates, bad = [], []
+        for index, (move, names) in enumerate(zip(moves, _blocks(target, position), strict=False)):
+            x, unravel = ravel_pytree({name: position[name] for name in names})
+            mass = ravel_pytree({name: masses[name] for name in names})[0]
+            density = _density(target, state.clean, scales, position, unravel)
+            new, rate = move.step(
+                jax.random.fold_in(key, index), move.init(x, density), density,
+                step_size[index], mass,
+            )  # fmt: skip
+            position = position | unravel(new.position)
+            if move.gradient is not None:
+                gradients |= unravel(move.gradient(new))
+            rates.append(rate)
+            bad.append(jnp.any(jnp.isnan(new.position)))
+        squares = ravel_pytree(gradients or jax.tree.map(jnp.ones_like, position))[0] ** 2
+        info = StepInfo(jnp.stack(rates), squares, jnp.any(jnp.stack(bad)))
+        return state._replace(position=position), info
 
     return Inner(
         enter,
         step,
-        position,
+        lambda state: state.position,
+        lambda target, position: len(_blocks(target, position)),
         num_sweeps,
         num_steps,
         lambda exact: num_reverse_steps * (num_sweeps + (num_sweeps - 1) * num_jumps),
-        move.target_acceptance_rate,
-        move.gradient is not None,
+        tuple(move.target_acceptance_rate for move in moves),
+        all(move.gradient is not None for move in moves),
     )
 
 
@@ -190,16 +204,28 @@ def _renoise(key: Array, clean: Position, target: Target, scales: Times) -> Posi
     return map_sites(key, clean, target, add)
 
 
+def _blocks(target: Target, position: Position) -> list[list[str]]:
+    """Score sites and ordinary latents, which move in turn.
+
+    Their scales have nothing to do with each other: hundreds of pixels allow only a short step,
+    a noise scale wants a long one, and how long depends on the pixels' state.
+    """
+    ordinary = [name for name in position if name not in target.score_models]
+    return [list(target.score_models), *([ordinary] if ordinary else [])]
+
+
 def _density(
-    target: Target, clean: Position, scales: Times, unravel: Callable[[Array], Position]
+    target: Target,
+    clean: Position,
+    scales: Times,
+    position: Position,
+    unravel: Callable[[Array], Position],
 ) -> Callable[[Array], Array]:
-    """Log density of (u, theta) given x_0: log w(u, theta) + log N(u; x_0, s^2)."""
+    """Log density of one block given the rest: log w(u, theta) + log N(u; x_0, s^2)."""
 
     def log_density(x: Array) -> Array:
-        position = unravel(x)
-        coupling = sum(
-            jnp.sum(((position[name] - clean[name]) / scales[name]) ** 2) for name in clean
-        )
-        return target.log_weight(position) - 0.5 * coupling
+        moved = position | unravel(x)
+        coupling = sum(jnp.sum(((moved[name] - clean[name]) / scales[name]) ** 2) for name in clean)
+        return target.log_weight(moved) - 0.5 * coupling
 
     return log_density

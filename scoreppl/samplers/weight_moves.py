@@ -1,4 +1,4 @@
-"""Moves on a known density, from blackjax: the exact half of the split Gibbs sampler.
+"""Moves on a known density, most from blackjax: the exact half of the split Gibbs sampler.
 
 In the split Gibbs move the score sites and the ordinary latents are moved on
 w(u, theta) N(u; x_0, s^2), of which everything is known; each move here is an ordinary, exact
@@ -9,8 +9,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from blackjax.base import SamplingAlgorithm
 from blackjax.mcmc import hmc, nuts, random_walk, slice
 from jax import Array
+
+from scoreppl import mcmc
 
 LogDensity = Callable[[Array], Array]
 
@@ -69,6 +72,30 @@ def no_u_turn(max_num_doublings: int = 6) -> WeightMove:
     return WeightMove(nuts.init, step, _gradient, 0.8)
 
 
+def barker() -> WeightMove:
+    """Barker proposals: follow the gradient's sign, so that no start is too far out.
+
+    From a point where the gradient is huge, Langevin and Hamiltonian proposals overshoot and are
+    rejected for ever; Barker's keep their length (arXiv:1908.11812). This is our own kernel with
+    a score of zero: blackjax's overflows at the very gradients that it is wanted for.
+    """
+
+    def algorithm(log_density: LogDensity, **tuning: Array) -> SamplingAlgorithm:
+        return mcmc.barker(jnp.zeros_like, log_density, log_density_fn=lambda x: 0.0, **tuning)
+
+    def init(x: Array, log_density: LogDensity) -> mcmc.ScoreState:
+        return algorithm(log_density, step_size=jnp.ones(())).init(x)
+
+    def step(
+        key: Array, state: Any, log_density: LogDensity, step_size: Array, inverse_mass: Array
+    ) -> tuple[Any, Array]:
+        tuned = algorithm(log_density, step_size=step_size, inverse_mass_matrix=inverse_mass)
+        state, info = tuned.step(key, state)
+        return state, info.acceptance_rate
+
+    return WeightMove(init, step, lambda state: state.weight_gradient, 0.5)
+
+
 def gaussian_walk() -> WeightMove:
     """Gaussian random walk, for weights without a gradient."""
     kernel = random_walk.build_additive_step()
@@ -105,6 +132,7 @@ WEIGHT_MOVES: dict[str, Callable[[], WeightMove]] = {
     "mala": mala,
     "hmc": lambda: hamiltonian(5),
     "nuts": no_u_turn,
+    "barker": barker,
     "random_walk": gaussian_walk,
     "slice": random_slice,
 }

@@ -75,7 +75,8 @@ def reverse_diffusion(
     """Draw x_0 from a score model: noise at t = 1, the solver down to `min_time`, one denoising.
 
     The start is N(0, sigma_1^2), which neglects alpha_1 x_0: choose schedules with
-    alpha_1 / sigma_1 small against the data's scale.
+    alpha_1 / sigma_1 small against the inverse of the data's scale. A schedule without any signal
+    at t = 1 is entered at log-SNR -14, where every prediction has a denoiser.
 
     Parameters
     ----------
@@ -120,15 +121,18 @@ def _reverse_diffusion(
     solver: Solver,
     spacing: str,
 ) -> Array:
-    if num_steps == 1:
-        times = jnp.ones(1)
-    else:
-        times = time_grid(model.noise, num_steps - 1, spacing=spacing, t_min=model.min_time)
+    noise = model.noise
+    start = jnp.where(jnp.isinf(noise.log_snr(1.0)), noise.time(-14.0), 1.0)
+    times = start[None]
+    if num_steps > 1:
+        times = time_grid(
+            noise, num_steps - 1, spacing=spacing, t_min=model.min_time, t_max=start
+        )
 
     def draw(key: Array) -> Array:
         key_start, key_solver = jax.random.split(key)
-        x = model.noise(1.0)[1] * jax.random.normal(key_start, model.event_shape)
-        x = solver(key_solver, x, times, model.denoise, model.noise)
+        x = noise(start)[1] * jax.random.normal(key_start, model.event_shape)
+        x = solver(key_solver, x, times, model.denoise, noise)
         return model.denoise(x, times[-1])
 
     draws = jax.vmap(draw)(jax.random.split(key, math.prod(sample_shape)))

@@ -228,9 +228,7 @@ def test_log_prob_without_a_site():
     "run",
     [
         lambda: run_nuts(observed_model, jnp.zeros(3)),
-        lambda: log_density(
-            handlers.seed(observed_model, random.key(0)), (jnp.zeros(3),), {}, {}
-        ),
+        lambda: log_density(handlers.seed(observed_model, random.key(0)), (jnp.zeros(3),), {}, {}),
         lambda: SVI(
             observed_model, AutoNormal(observed_model), numpyro.optim.Adam(0.1), Trace_ELBO()
         ).run(random.key(0), 1, jnp.zeros(3), progress_bar=False),

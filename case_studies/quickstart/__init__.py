@@ -1,0 +1,1 @@
+"""Quickstart: a real digit behind a blur and a screen, with unknown noise."""

@@ -1,0 +1,5 @@
+"""Run the quickstart: ``python -m case_studies.quickstart``."""
+
+from case_studies.quickstart.run import main
+
+main()

@@ -1,0 +1,1 @@
+from scoreppl.diagnostics.curl import LoopDefect, loop_defect

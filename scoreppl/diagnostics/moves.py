@@ -1,0 +1,111 @@
+"""Moves of the length that the kernels make, with their log acceptances: what diagnostics judge.
+
+The proposals come from the kernels' own leapfrog integrator (`scoreppl.mcmc.trajectory`); one
+step of it is a MALA proposal. Positions are flat vectors.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from blackjax.mcmc import metrics
+from blackjax.mcmc.integrators import IntegratorState
+from jax import Array
+from jax.scipy.special import ndtri
+
+from scoreppl.mcmc.trajectory import Node, PathTarget, leapfrog, log_target
+
+TARGET_ACCEPTANCE_RATE = 0.75
+NUM_SEARCH_ROUNDS = 6
+_SEARCH_MOVES = 16
+
+
+class Move(NamedTuple):
+    """One trajectory.
+
+    Attributes
+    ----------
+    corners
+        Where it goes, shape ``(num_steps + 1, d)``, the start included.
+    node
+        What is known at its end; its ``log_ratio`` counts from the start.
+    log_acceptance
+        Log of the Metropolis ratio in nats, not clipped at 0.
+    kinetic_change
+        Kinetic energy at the end less that at the start.
+    """
+
+    corners: Array
+    node: Node
+    log_acceptance: Array
+    kinetic_change: Array
+
+
+def propose(
+    key: Array,
+    target: PathTarget,
+    x: Array,
+    node: Node,
+    step_size: Array,
+    inverse_mass: Array,
+    num_steps: int = 1,
+) -> Move:
+    """Walk `num_steps` leapfrog steps from `x`, where `node` is known, with a fresh momentum."""
+    metric = metrics.default_metric(inverse_mass)
+    momentum = metric.sample_momentum(key, x)
+    zero = jnp.zeros_like(node.log_ratio)
+    node = node._replace(log_ratio=zero, log_ratio_error=zero)
+    one_step = leapfrog(target)(target.score_fn, metric.kinetic_energy)
+
+    def advance(state: IntegratorState, _: None) -> tuple[IntegratorState, Array]:
+        state = one_step(state, step_size)
+        return state, state.position
+
+    start = IntegratorState(x, momentum, log_target(node), node)
+    end, corners = jax.lax.scan(advance, start, length=num_steps)
+    change = metric.kinetic_energy(end.momentum) - metric.kinetic_energy(momentum)
+    return Move(
+        jnp.concatenate([x[None], corners]),
+        end.logdensity_grad,
+        end.logdensity - start.logdensity - change,
+        change,
+    )
+
+
+def acceptance_rate(log_acceptance: Array) -> Array:
+    """Acceptance probability; 0 where the log acceptance is not a number."""
+    return jnp.where(jnp.isnan(log_acceptance), 0.0, jnp.exp(jnp.minimum(log_acceptance, 0.0)))
+
+
+def search_step_size(
+    key: Array, target: PathTarget, points: Array, step_size: Array, inverse_mass: Array
+) -> Array:
+    r"""Find the leapfrog step of about 75 % acceptance for one-step moves from `points`.
+
+    Where log acceptances are Gaussian their mean is :math:`2 \Phi(-c \epsilon^3)`, which gives
+    each round's change of step; all rounds use the same random numbers. The rounds cost
+    `search_evaluations` score evaluations.
+    """
+    starts = jnp.repeat(points, _search_repeats(len(points)), axis=0)
+    nodes = jax.vmap(target.start)(starts)
+    keys = jax.random.split(key, len(starts))
+
+    def narrow(step_size: Array, _: None) -> tuple[Array, None]:
+        moves = jax.vmap(
+            lambda key, x, node: propose(key, target, x, node, step_size, inverse_mass)
+        )(keys, starts, nodes)
+        rate = jnp.clip(jnp.mean(acceptance_rate(moves.log_acceptance)), 1e-3, 0.999)
+        ratio = ndtri(TARGET_ACCEPTANCE_RATE / 2) / ndtri(rate / 2)
+        return step_size * jnp.clip(jnp.cbrt(ratio), 0.4, 2.5), None
+
+    return jax.lax.scan(narrow, step_size, length=NUM_SEARCH_ROUNDS)[0]
+
+
+def search_evaluations(target: PathTarget, num_points: int) -> int:
+    """Score evaluations that `search_step_size` spends."""
+    moves = num_points * _search_repeats(num_points)
+    return moves * (1 + NUM_SEARCH_ROUNDS * target.evaluations_per_segment)
+
+
+def _search_repeats(num_points: int) -> int:
+    return -(-_SEARCH_MOVES // num_points)
