@@ -115,7 +115,8 @@ def metropolis(
         x, unravel, node = unpack(state)
         key_propose, key_accept = jax.random.split(key)
         y, new, log_ratio = propose(key_propose, x, node, target_for(unravel))
-        rate = jnp.exp(jnp.minimum(0, log_target(new) - log_target(node) + proposal_ratio * log_ratio))
+        log_rate = log_target(new) - log_target(node) + proposal_ratio * log_ratio
+        rate = jnp.exp(jnp.minimum(0.0, log_rate))
         accepted = (jax.random.uniform(key_accept) < rate) | (not accept)
         moved, stayed = pack(unravel(y), new), pack(unravel(x), node)
         return (

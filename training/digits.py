@@ -19,7 +19,12 @@ from safetensors.numpy import load_file, save_file
 from scoreppl.pretrained.unet import UNetShape
 from training.train import Plan, as_network, held_out_errors, train, write
 
-PLAN = Plan(UNetShape(28, 48, 96, (1, 3, 2)), rounds=((7000, 2e-3), (6000, 1.5e-3)), batch=128, seed=0)
+PLAN = Plan(
+    UNetShape(28, 48, 96, (1, 3, 2)),
+    rounds=((7000, 2e-3), (6000, 1.5e-3)),
+    batch=128,
+    seed=0,
+)
 FOLDER = Path(__file__).parents[1] / "scoreppl" / "pretrained"
 LICENCE = "images: MNIST, Yann LeCun, Corinna Cortes, Christopher J.C. Burges, CC BY-SA 3.0"
 

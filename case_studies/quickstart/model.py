@@ -30,7 +30,7 @@ def observe(x: Array) -> Array:
 
 
 def digit_model(prior: sp.ScoreModel, y: Array | None = None) -> None:
-    """A digit, blurred, its lower half hidden, in noise of unknown scale."""
+    """Model a digit, blurred, its lower half hidden, in noise of unknown scale."""
     x = numpyro.sample("x", sp.ScorePrior(prior))
     noise_scale = numpyro.sample("noise_scale", dist.HalfNormal(0.5))
     numpyro.deterministic("ink", total_ink(x))
@@ -59,7 +59,7 @@ STANDARD_NORMAL = sp.ScoreNetwork(
 
 
 def number_model(y: float) -> None:
-    """A standard normal number, known by its score, seen in unit noise."""
+    """Model a standard normal number, known by its score, seen in unit noise."""
     x = numpyro.sample("x", sp.ScorePrior(STANDARD_NORMAL))
     numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
 
@@ -74,7 +74,7 @@ zero_valued_density.defvjp(lambda x: (jnp.zeros_like(x), x), lambda x, g: (-g * 
 
 
 def wrong_number_model(y: float) -> None:
-    """The same model with the prior as a zero-valued density."""
+    """Give the same model with the prior as a zero-valued density."""
     x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
     numpyro.factor("prior", zero_valued_density(x))
     numpyro.sample("y", dist.Normal(x, 1.0), obs=y)

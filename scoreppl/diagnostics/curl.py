@@ -27,28 +27,22 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from scoreppl.diagnostics.level import (
-    at_level,
+    Start,
     call_on_model,
     check_counts,
     check_points,
+    check_scores,
     check_step_size,
-    first_step_size,
+    start_at_level,
 )
-from scoreppl.diagnostics.moves import (
-    acceptance_rate,
-    propose,
-    search_evaluations,
-    search_step_size,
-)
-from scoreppl.line_integral import gauss_lobatto, polyline_integral
-from scoreppl.mcmc.trajectory import PathTarget
+from scoreppl.diagnostics.moves import acceptance_rate, search_evaluations, triangle
+from scoreppl.diagnostics.verdict import ratio, spread, verdict
+from scoreppl.line_integral import gauss_legendre, polyline_integral
+from scoreppl.mcmc.trajectory import Node
 from scoreppl.score import ScoreModel
 
-ACCURATE = gauss_lobatto(5)
+ACCURATE = gauss_legendre(4)
 """Rule whose error on moves of kernel length lies far below the curl of trained networks."""
-
-_OK = (0.02, 0.1)
-_APPROXIMATE = (0.2, 0.5)
 
 
 class LoopDefect(NamedTuple):
@@ -177,139 +171,111 @@ def loop_defect(
     Zero up to quadrature and rounding for an energy network and for analytic models. It judges
     the acceptance and not the prior: a score can be a perfect gradient of a wrong density.
 
-    The cost is ``n (3 + 15 num_loops + 4 num_probes)`` evaluations, and about ``13 max(n, 16)``
+    The cost is ``n (2 + 16 num_loops + 2 num_probes)`` evaluations, and about ``12 max(n, 16)``
     for the search.
     """
     points, time = check_points(score_model, x, t)
     check_counts(num_probes=num_probes, num_loops=num_loops)
     check_step_size(step_size)
-    search = step_size is None
-    langevin = first_step_size(score_model, points, time) if search else jnp.asarray(step_size)
-    loops, leapfrog_step = call_on_model(
+    leapfrog_step = None if step_size is None else jnp.sqrt(jnp.asarray(2 * step_size, float))
+    loops, scores, leapfrog_step = call_on_model(
         _loops_at_level,
         score_model,
         key,
         points,
         time,
-        jnp.sqrt(2.0 * langevin),
-        search=search,
+        leapfrog_step,
         num_probes=num_probes,
         num_loops=num_loops,
         batch_nodes=batch_nodes,
     )
-    evaluations = len(points) * (1 + evaluations_per_point(num_probes, num_loops))
-    if search:
-        target, _ = at_level(score_model, points, time)
-        evaluations += len(points) + search_evaluations(target, len(points))
+    check_scores(scores, time)
+    evaluations = len(points) * evaluations_per_point(num_probes, num_loops)
+    if step_size is None:
+        evaluations += search_evaluations(len(points))
     return summarise(loops, float(leapfrog_step) ** 2 / 2, evaluations)
 
 
-@partial(jax.jit, static_argnames=("search", "num_probes", "num_loops", "batch_nodes"))
+@partial(jax.jit, static_argnames=("num_probes", "num_loops", "batch_nodes"))
 def _loops_at_level(
     model: ScoreModel,
     key: Array,
     points: Array,
     t: Array,
-    step_size: Array,
+    step_size: Array | None,
     *,
-    search: bool,
     num_probes: int,
     num_loops: int,
     batch_nodes: bool,
-) -> tuple[Loops, Array]:
-    target, flat = at_level(model, points, t, batch_nodes=batch_nodes)
+) -> tuple[Loops, Array, Array]:
     key_search, key_loops = jax.random.split(key)
-    mass = jnp.ones(flat.shape[1], flat.dtype)
-    step_size = step_size.astype(flat.dtype)
-    if search:
-        step_size = search_step_size(key_search, target, flat, step_size, mass)
-    found = measure_loops(
-        key_loops, target, target.score_fn, flat, step_size, mass, num_probes, num_loops
-    )
-    return found, step_size
+    start = start_at_level(key_search, model, points, t, step_size, batch_nodes=batch_nodes)
+    loops = measure_loops(key_loops, start, start.target.score_fn, num_probes, num_loops)
+    return loops, start.nodes.prior_score, start.step_size
 
 
 def measure_loops(
     key: Array,
-    target: PathTarget,
+    start: Start,
     score_fn: Callable[[Array], Array],
-    points: Array,
-    step_size: Array,
-    inverse_mass: Array,
     num_probes: int,
     num_loops: int,
 ) -> Loops:
-    """Integrate `score_fn` around triangles of one-step moves on `target`.
+    """Integrate `score_fn` around triangles of one-step moves.
 
     Parameters
     ----------
     key
         PRNG key.
-    target
-        What the moves follow: prior score and weight on flat vectors.
+    start
+        Where the moves start, and on what law.
     score_fn
         The score that is judged: of one site, or of all.
-    points
-        Starts, shape ``(n, d)``.
-    step_size, inverse_mass
-        Leapfrog step and preconditioner of the moves.
     num_probes, num_loops
         For each point.
     """
-    metric = metrics.default_metric(inverse_mass)
-    nodes = jax.vmap(target.start)(points)
-    scores = jax.vmap(score_fn)(points)
+    metric = metrics.default_metric(start.inverse_mass)
 
-    def triangle(key: Array, x: Array, node: tuple, score: Array) -> tuple[Array, ...]:
-        key_first, key_second = jax.random.split(key)
-        first = propose(key_first, target, x, node, step_size, inverse_mass)
-        y = first.corners[-1]
-        second = propose(key_second, target, y, first.node, step_size, inverse_mass)
-        corners = jnp.stack([x, y, second.corners[-1], x])
-        loop = polyline_integral(
+    def loop(key: Array, x: Array, node: Node) -> tuple[Array, ...]:
+        around = triangle(key, start.target, x, node, start.step_size, start.inverse_mass)
+        integral = polyline_integral(
             score_fn,
-            corners,
+            around.corners,
             quadrature=ACCURATE,
-            score_first=score,
-            score_last=score,
-            batch_nodes=target.batch_nodes,
+            batch_nodes=start.target.batch_nodes,
         )
-        at_corners = jnp.stack([node.prior_score, first.node.prior_score, second.node.prior_score])
-        lengths = jnp.linalg.norm(corners[1:] - corners[:-1], axis=1)
-        scale = jnp.sum(jnp.linalg.norm(at_corners, axis=1) * lengths)
-        log_acceptance = jnp.stack([first.log_acceptance, second.log_acceptance])
-        return loop.value, loop.error, scale * jnp.finfo(x.dtype).eps, log_acceptance
+        return integral.value, integral.error, around.rounding, around.log_acceptance
 
-    def probe(key: Array, x: Array) -> tuple[Array, Array]:
-        signs = jax.random.rademacher(key, x.shape, x.dtype)
-        w = metric.scale(x, signs, inv=True, trans=False)
-        forward = jax.jvp(score_fn, (x,), (w,))[1]
-        (backward,) = jax.vjp(score_fn, x)[1](w)
-        scaled = [
-            metric.scale(x, v, inv=True, trans=True)
-            for v in (forward - backward, forward + backward)
-        ]
-        return jnp.sum(scaled[0] ** 2), jnp.sum(scaled[1] ** 2)
+    def probes(keys: Array, x: Array) -> tuple[Array, Array]:
+        product = jax.linearize(score_fn, x)[1]
+        transposed = jax.linear_transpose(product, x)
+
+        def probe(key: Array) -> tuple[Array, Array]:
+            signs = jax.random.rademacher(key, x.shape, x.dtype)
+            w = metric.scale(x, signs, inv=True, trans=False)
+            forward, (backward,) = product(w), transposed(w)
+            difference = metric.scale(x, forward - backward, inv=True, trans=True)
+            total = metric.scale(x, forward + backward, inv=True, trans=True)
+            return jnp.sum(difference**2), jnp.sum(total**2)
+
+        return jax.tree.map(jnp.mean, jax.lax.map(probe, keys))
 
     # Points are batched, loops and probes follow one another: the batch stays that of the user.
     key_loops, key_probes = jax.random.split(key)
-    loop_keys = jax.random.split(key_loops, (num_loops, len(points)))
-    probe_keys = jax.random.split(key_probes, (num_probes, len(points)))
-    values = jax.lax.map(
-        lambda keys: jax.vmap(triangle)(keys, points, nodes, scores), loop_keys
-    )
-    squares = jax.lax.map(lambda keys: jax.vmap(probe)(keys, points), probe_keys)
-    return Loops(*values, *(jnp.mean(square, 0) for square in squares))
+    loop_keys = jax.random.split(key_loops, (num_loops, len(start.points)))
+    probe_keys = jax.random.split(key_probes, (len(start.points), num_probes))
+    values = jax.lax.map(lambda keys: jax.vmap(loop)(keys, start.points, start.nodes), loop_keys)
+    return Loops(*values, *jax.vmap(probes)(probe_keys, start.points))
 
 
 def evaluations_per_point(num_probes: int, num_loops: int) -> int:
-    """Score evaluations of `measure_loops` for each point, moves by Simpson's rule."""
-    corners_and_nodes = 2 + 3 * len(ACCURATE.interior)
-    return 2 + num_loops * (2 * 2 + corners_and_nodes) + 4 * num_probes
+    """Score evaluations of `measure_loops` for each point, the start included."""
+    moves = 2 * 2  # by Simpson's rule
+    return 2 + num_loops * (moves + 3 * len(ACCURATE.interior)) + 2 * num_probes
 
 
 def summarise(loops: Loops, step_size: float, num_score_evaluations: int) -> LoopDefect:
-    """Sum up on the host, where quantiles skip what is not a number.
+    """Sum up on the host, in float64.
 
     Raises
     ------
@@ -324,46 +290,22 @@ def summarise(loops: Loops, step_size: float, num_score_evaluations: int) -> Loo
             "Use a smaller `step_size`."
         )
     sizes = np.abs(found.integral[finite])
-    median = float(np.median(sizes))
-    sd = spread(found.log_acceptance)
+    median, sd = float(np.median(sizes)), spread(found.log_acceptance)
+    antisymmetric, symmetric = (
+        float(np.sqrt(np.mean(square))) for square in (found.antisymmetric, found.symmetric)
+    )
     return LoopDefect(
         median=median,
         quantile_90=float(np.quantile(sizes, 0.9)),
         rms=float(np.sqrt(np.mean(sizes**2))),
         sd_log_acceptance=sd,
-        ratio=_ratio(median, sd),
-        kappa=step_size * float(np.sqrt(np.mean(found.antisymmetric))),
-        asymmetry=_ratio(
-            float(np.sqrt(np.mean(found.antisymmetric))),
-            float(np.sqrt(np.mean(found.symmetric))),
-        ),
-        acceptance_rate=float(np.mean(acceptance_rate(loops.log_acceptance))),
+        ratio=ratio(median, sd),
+        kappa=step_size * antisymmetric,
+        asymmetry=ratio(antisymmetric, symmetric),
+        acceptance_rate=float(jnp.mean(acceptance_rate(loops.log_acceptance))),
         step_size=step_size,
         quadrature_error=float(np.median(found.error[finite])),
         num_nan=int(np.sum(~finite)),
         num_score_evaluations=num_score_evaluations,
         verdict=verdict(median, sd, float(np.median(found.rounding[finite]))),
     )
-
-
-def verdict(median: float, sd_log_acceptance: float, rounding: float = 0.0) -> str:
-    """Judge a median disagreement in nats; the thresholds are those of `LoopDefect`."""
-    # The ratio of two roundings says nothing.
-    ratio = 0.0 if median <= rounding else _ratio(median, sd_log_acceptance)
-    if median < _OK[0] and ratio < _OK[1]:
-        return "ok"
-    if median <= _APPROXIMATE[0] and ratio <= _APPROXIMATE[1]:
-        return "approximate"
-    return "not corrected"
-
-
-def spread(log_acceptance: np.ndarray) -> float:
-    """Return the standard deviation of the finite log acceptances."""
-    finite = log_acceptance[np.isfinite(log_acceptance)]
-    return float(np.std(finite)) if finite.size else 0.0
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    if denominator > 0:
-        return numerator / denominator
-    return 0.0 if numerator == 0 else float("inf")

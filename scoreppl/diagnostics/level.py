@@ -1,7 +1,7 @@
-"""A score model held at one noise level, and the checks of what users hand in."""
+"""A score model held at one noise level: what its moves start from, and checks of user input."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +10,72 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
+from scoreppl.diagnostics.moves import search_step_size
 from scoreppl.line_integral import Quadrature
-from scoreppl.mcmc.trajectory import PathTarget, target_builder
+from scoreppl.mcmc.trajectory import Node, PathTarget, target_builder
 from scoreppl.noise import as_float
 from scoreppl.score import ScoreModel
 
 
-def at_level(
+class Start(NamedTuple):
+    """Where the moves of a diagnostic start.
+
+    Attributes
+    ----------
+    target
+        The law on flat vectors: of a score model at one level, or of a whole model with weight.
+    points, nodes
+        Points, shape ``(n, d)``, and what is known there.
+    step_size, inverse_mass
+        Leapfrog step and preconditioner of the moves.
+    """
+
+    target: PathTarget
+    points: Array
+    nodes: Node
+    step_size: Array
+    inverse_mass: Array
+
+
+def start_at_level(
+    key: Array,
     model: ScoreModel,
     points: Array,
     t: Array,
+    step_size: Array | None,
+    *,
+    num_steps: int = 1,
     quadrature: str | Quadrature = "simpson",
     batch_nodes: bool = True,
-) -> tuple[PathTarget, Array]:
-    """Return the model's law at time `t` as a target of flat events, and the points flattened."""
-    unravel = ravel_pytree(points[0])[1]
+) -> Start:
+    """Start moves on the law of a score model at time `t`, searching for a step if none is given.
+
+    Parameters
+    ----------
+    key
+        Key of the search.
+    model, points, t
+        Score model, events of x_t with a leading axis, time.
+    step_size
+        Leapfrog step; None finds that of about 75 % acceptance.
+    num_steps
+        Leapfrog steps of the moves to come.
+    quadrature, batch_nodes
+        Rule of the moves' log-ratios, and whether its nodes are evaluated in one call.
+    """
+    target = _law(model, points, t, quadrature, batch_nodes)
+    flat = points.reshape(len(points), -1)
+    nodes = jax.vmap(target.start)(flat)
+    mass = jnp.ones(flat.shape[1], flat.dtype)
+    if step_size is None:
+        first = _first_step_size(model, nodes.prior_score, t)
+        step_size = search_step_size(key, target, flat, nodes, first, mass, num_steps)
+    return Start(target, flat, nodes, step_size, mass)
+
+
+def _law(
+    model: ScoreModel, points: Array, t: Array, quadrature: str | Quadrature, batch_nodes: bool
+) -> PathTarget:
     target_for = target_builder(
         lambda x: model.score(x, t),
         lambda x: jnp.zeros((), points.dtype),
@@ -32,7 +83,21 @@ def at_level(
         quadrature=quadrature,
         batch_nodes=batch_nodes,
     )
-    return target_for(unravel), points.reshape(len(points), -1)
+    return target_for(ravel_pytree(points[0])[1])
+
+
+def _first_step_size(model: ScoreModel, scores: Array, t: Array) -> Array:
+    """Where the search begins: a Langevin step of a tenth of the noise variance."""
+    _, sigma = model.noise(t)
+    # Without noise the score tells the scale: its mean square is an inverse variance.
+    scale = 1.0 / jnp.maximum(jnp.mean(scores**2), jnp.finfo(scores.dtype).tiny)
+    return jnp.sqrt(0.2 * jnp.where(sigma > 0, sigma**2, scale)).astype(scores.dtype)
+
+
+def call_on_model(compiled: Callable, model: ScoreModel, *args: Any, **settings: Any) -> Any:
+    """Call a jitted function of a model; one that is no pytree cannot be its argument."""
+    is_pytree = not jax.tree_util.all_leaves([model])
+    return (compiled if is_pytree else compiled.__wrapped__)(model, *args, **settings)
 
 
 def check_points(model: ScoreModel, x: ArrayLike, t: ArrayLike) -> tuple[Array, Array]:
@@ -40,9 +105,10 @@ def check_points(model: ScoreModel, x: ArrayLike, t: ArrayLike) -> tuple[Array, 
     points, time = as_float(x), as_float(t)
     event = tuple(model.event_shape)
     if points.shape[1:] != event or points.ndim != len(event) + 1 or len(points) == 0:
+        wanted = ", ".join(("n", *map(str, event)))
         raise ValueError(
-            f"`x` has shape {points.shape}; it must hold at least one point of shape {event}, "
-            f"stacked along a leading axis: {('n', *event)}."
+            f"`x` has shape {points.shape}; it must hold n points of the event's shape {event}, "
+            f"stacked along a leading axis: ({wanted}), n >= 1."
         )
     lowest = float(np.asarray(model.min_time))
     # A little slack: a time computed in float32 may fall short of the float64 limit.
@@ -52,13 +118,16 @@ def check_points(model: ScoreModel, x: ArrayLike, t: ArrayLike) -> tuple[Array, 
         )
     if not bool(jnp.all(jnp.isfinite(points))):
         raise ValueError("`x` holds values that are not finite.")
-    scores = call_on_model(_compiled_scores, model, points, time)
+    return points, time
+
+
+def check_scores(scores: Array, t: Array) -> None:
+    """Refuse points at which the score is not finite."""
     if not bool(jnp.all(jnp.isfinite(scores))):
         raise ValueError(
-            f"The score is not finite at some of the points `x` at t = {float(time):g}: check "
-            "that they are at that noise level, in units of x_t."
+            f"The score is not finite at some of the points `x` at t = {float(t):g}: check that "
+            "they are at that noise level, in units of x_t."
         )
-    return points, time
 
 
 def check_counts(**counts: int) -> None:
@@ -72,23 +141,3 @@ def check_step_size(step_size: float | None) -> None:
     """Refuse a step size that is given and not positive."""
     if step_size is not None and not step_size > 0:
         raise ValueError(f"`step_size={step_size}` must be positive; None chooses one.")
-
-
-def first_step_size(model: ScoreModel, points: Array, t: Array) -> Array:
-    """Langevin step to begin with: a tenth of the noise variance, or of the law's own scale."""
-    _, sigma = model.noise(t)
-    scores = call_on_model(_compiled_scores, model, points, t)
-    # Without noise the score itself tells the scale: its mean square is an inverse variance.
-    scale = 1.0 / jnp.maximum(jnp.mean(scores**2), jnp.finfo(scores.dtype).tiny)
-    return 0.1 * jnp.where(sigma > 0, sigma**2, scale)
-
-
-def call_on_model(compiled: Callable, model: ScoreModel, *args: Any, **settings: Any) -> Any:
-    """Call a jitted function of a model; one that is no pytree cannot be its argument."""
-    is_pytree = not jax.tree_util.all_leaves([model])
-    return (compiled if is_pytree else compiled.__wrapped__)(model, *args, **settings)
-
-
-@jax.jit
-def _compiled_scores(model: ScoreModel, points: Array, t: Array) -> Array:
-    return jax.vmap(lambda x: model.score(x, t))(points)

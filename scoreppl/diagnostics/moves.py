@@ -72,39 +72,81 @@ def propose(
     )
 
 
+class Triangle(NamedTuple):
+    """Two moves and the way back.
+
+    Attributes
+    ----------
+    corners
+        x, y, z and x again, shape ``(4, d)``.
+    log_acceptance
+        Of the two moves.
+    rounding
+        Size of the float rounding of an integral of the score around it, in nats.
+    """
+
+    corners: Array
+    log_acceptance: Array
+    rounding: Array
+
+
+def triangle(
+    key: Array, target: PathTarget, x: Array, node: Node, step_size: Array, inverse_mass: Array
+) -> Triangle:
+    """Make two one-step moves in a row, neither of them subject to acceptance."""
+
+    def move(at: tuple[Array, Node], key: Array) -> tuple[tuple[Array, Node], tuple]:
+        step = propose(key, target, *at, step_size, inverse_mass)
+        end = step.corners[-1]
+        size = jnp.linalg.norm(at[1].prior_score) * jnp.linalg.norm(end - at[0])
+        return (end, step.node), (end, step.log_acceptance, size)
+
+    _, (ends, log_acceptance, sizes) = jax.lax.scan(move, (x, node), jax.random.split(key))
+    corners = jnp.concatenate([x[None], ends, x[None]])
+    # The third side is at most as long as the first two together.
+    return Triangle(corners, log_acceptance, 2.0 * jnp.sum(sizes) * jnp.finfo(x.dtype).eps)
+
+
 def acceptance_rate(log_acceptance: Array) -> Array:
     """Acceptance probability; 0 where the log acceptance is not a number."""
     return jnp.where(jnp.isnan(log_acceptance), 0.0, jnp.exp(jnp.minimum(log_acceptance, 0.0)))
 
 
 def search_step_size(
-    key: Array, target: PathTarget, points: Array, step_size: Array, inverse_mass: Array
+    key: Array,
+    target: PathTarget,
+    points: Array,
+    nodes: Node,
+    step_size: Array,
+    inverse_mass: Array,
+    num_steps: int = 1,
 ) -> Array:
-    r"""Find the leapfrog step of about 75 % acceptance for one-step moves from `points`.
+    r"""Find the leapfrog step at which moves from `points` are accepted 75 % of the time.
 
-    Where log acceptances are Gaussian their mean is :math:`2 \Phi(-c \epsilon^3)`, which gives
-    each round's change of step; all rounds use the same random numbers. The rounds cost
-    `search_evaluations` score evaluations.
+    Where log acceptances are Gaussian their mean acceptance is :math:`2 \Phi(-c \epsilon^3)`,
+    which gives each round's change of step; all rounds use the same random numbers.
     """
-    starts = jnp.repeat(points, _search_repeats(len(points)), axis=0)
-    nodes = jax.vmap(target.start)(starts)
+    repeats = _search_repeats(len(points))
+    starts, nodes = jax.tree.map(lambda leaf: jnp.repeat(leaf, repeats, axis=0), (points, nodes))
     keys = jax.random.split(key, len(starts))
 
     def narrow(step_size: Array, _: None) -> tuple[Array, None]:
-        moves = jax.vmap(
-            lambda key, x, node: propose(key, target, x, node, step_size, inverse_mass)
+        log_acceptance = jax.vmap(
+            lambda key, x, node: propose(
+                key, target, x, node, step_size, inverse_mass, num_steps
+            ).log_acceptance
         )(keys, starts, nodes)
-        rate = jnp.clip(jnp.mean(acceptance_rate(moves.log_acceptance)), 1e-3, 0.999)
+        rate = jnp.clip(jnp.mean(acceptance_rate(log_acceptance)), 1e-3, 0.999)
         ratio = ndtri(TARGET_ACCEPTANCE_RATE / 2) / ndtri(rate / 2)
         return step_size * jnp.clip(jnp.cbrt(ratio), 0.4, 2.5), None
 
     return jax.lax.scan(narrow, step_size, length=NUM_SEARCH_ROUNDS)[0]
 
 
-def search_evaluations(target: PathTarget, num_points: int) -> int:
+def search_evaluations(target: PathTarget, num_points: int, num_steps: int = 1) -> int:
     """Score evaluations that `search_step_size` spends."""
     moves = num_points * _search_repeats(num_points)
-    return moves * (1 + NUM_SEARCH_ROUNDS * target.evaluations_per_segment)
+    return moves * num_steps * NUM_SEARCH_ROUNDS * target.evaluations_per_segment
 
 
 def _search_repeats(num_points: int) -> int:

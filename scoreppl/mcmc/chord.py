@@ -6,6 +6,10 @@ g the gradient: skewed towards higher density, robust to a step that is too long
 walk asks for no gradient of the weight, which may be a black box.
 """
 
+# blackjax annotates arrays as float and its states as bare protocols, hence
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
+# pyright: reportOptionalCall=false
 from collections.abc import Callable
 from typing import Any
 

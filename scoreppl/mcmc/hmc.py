@@ -10,6 +10,10 @@ The generalised variant keeps part of the momentum and flips it on rejection, wi
 kernel does not leave the target invariant (Horowitz, 1991).
 """
 
+# blackjax annotates arrays as float and its states as bare protocols, hence
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
+# pyright: reportOptionalCall=false
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,5 +1,9 @@
 """The No-U-Turn sampler on a score and an exact weight: blackjax's NUTS, our integrator."""
 
+# blackjax annotates arrays as float and its states as bare protocols, hence
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
+# pyright: reportOptionalCall=false
 from collections.abc import Callable
 from typing import Any
 

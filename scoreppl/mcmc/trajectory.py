@@ -10,6 +10,10 @@ leapfrog step walks, the weight's part exact. The two ride in separate fields of
 the sum is handed to the acceptance.
 """
 
+# blackjax annotates arrays as float and its states as bare protocols, hence
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
+# pyright: reportOptionalCall=false
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,5 +1,9 @@
 """AnnealedScoreMCMC: every draw anneals from pure noise, so draws are independent."""
 
+# NumPyro declares these fields as properties and blackjax its states as bare protocols, hence
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
+# pyright: reportOptionalCall=false
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple

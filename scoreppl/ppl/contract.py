@@ -1,5 +1,9 @@
 """What every kernel of this package shares towards NumPyro's ``MCMC`` and ``Gibbs``."""
 
+# NumPyro declares these fields as properties and blackjax its states as bare protocols, hence
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
+# pyright: reportOptionalCall=false
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,9 @@
 """The chain behind ScoreMALA, ScoreHMC and ScoreNUTS: state, warm-up, NumPyro's contract."""
 
+# NumPyro declares these fields as properties and blackjax its states as bare protocols, hence
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
+# pyright: reportOptionalCall=false
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -36,7 +36,7 @@ class TestDigits(NamedTuple):
     attribution: str
 
 
-def names() -> tuple[str, ...]:
+def list() -> tuple[str, ...]:  # noqa: A001  (read as `pretrained.list()`)
     """Return the names that `load` takes."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.safetensors")))
 
@@ -76,9 +76,9 @@ TestDigits.__test__ = False  # type: ignore[attr-defined]
 
 
 def _path(name: str) -> Path:
-    if name not in names():
-        raise ValueError(f"`name={name!r}` is not a shipped network; use one of {names()}.")
+    if name not in list():
+        raise ValueError(f"`name={name!r}` is not a shipped network; use one of {list()}.")
     return _FOLDER / f"{name}.safetensors"
 
 
-__all__ = ["TestDigits", "card", "load", "names", "test_digits"]
+__all__ = ["TestDigits", "card", "list", "load", "test_digits"]

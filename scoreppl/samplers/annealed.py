@@ -1,5 +1,9 @@
 """Annealing over noise levels: many independent draws at once, each from pure noise."""
 
+# blackjax annotates arrays as float and its states as bare protocols, hence
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
+# pyright: reportOptionalCall=false
 from typing import Any, NamedTuple
 
 import jax

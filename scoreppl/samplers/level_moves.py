@@ -7,6 +7,10 @@ vector-Jacobian product a move. Annealed in this way by Sjöberg et al., arXiv:2
 Du et al., arXiv:2302.11552, there without ordinary latents.
 """
 
+# blackjax annotates arrays as float and its states as bare protocols, hence
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
+# pyright: reportOptionalCall=false
 import jax
 import jax.numpy as jnp
 from blackjax.base import SamplingAlgorithm

@@ -5,6 +5,10 @@ w(u, theta) N(u; x_0, s^2), of which everything is known; each move here is an o
 Metropolis, slice or NUTS transition. No network is called.
 """
 
+# blackjax annotates arrays as float and its states as bare protocols, hence
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
+# pyright: reportOptionalCall=false
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

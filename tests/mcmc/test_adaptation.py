@@ -44,7 +44,7 @@ def test_the_mass_matrix_is_the_covariance_of_the_last_window(dense, seed):
     np.testing.assert_allclose(final.inverse_mass_matrix, expected, rtol=1e-3, atol=1e-4)
     # Nothing before the window has ended, nothing after it.
     np.testing.assert_array_equal(path.inverse_mass_matrix[98], start)
-    np.testing.assert_array_equal(path.inverse_mass_matrix[99:], final.inverse_mass_matrix[None])
+    assert bool((path.inverse_mass_matrix[99:] == final.inverse_mass_matrix).all())
 
 
 def test_later_windows_forget_earlier_ones():
@@ -121,8 +121,13 @@ def test_a_short_warm_up_adapts_the_step_size_only():
 # In a chain.
 
 
-def gaussian_chains(num_warmup, num_samples, num_steps, **options):
-    """Warm up 32 chains on a correlated Gaussian; return tuning and later acceptance rates."""
+def gaussian_chains(num_warmup, num_samples, **options):
+    """Warm up 32 one-step HMC chains on a correlated Gaussian.
+
+    One step, because the acceptance of several steps on a Gaussian does not fall with the step
+    size: it is 1 again wherever the trajectory closes. Returns the tuning and the acceptance
+    rates of the warm-up and after it.
+    """
     precision = jnp.asarray(np.linalg.inv(COVARIANCE), jnp.float32)
     adaptation = window_adaptation(num_warmup, **options)
     mass = jnp.eye(3) if options.get("dense_mass") else jnp.ones(3)
@@ -133,43 +138,45 @@ def gaussian_chains(num_warmup, num_samples, num_steps, **options):
             lambda x: jnp.zeros(()),
             step_size=tuning.step_size,
             inverse_mass_matrix=tuning.inverse_mass_matrix,
-            num_integration_steps=num_steps,
+            num_integration_steps=1,
         )
 
     def chain(key):
-        def warm(carry, inputs):
+        def body(carry, inputs):
             index, key = inputs
             state, tuning = carry
             state, info = algorithm(tuning).step(key, state)
-            tuning = adaptation.update(tuning, index, state.position, info.acceptance_rate)
-            return (state, tuning), None
+            rate = info.acceptance_rate
+            tuning = jax.lax.cond(
+                index < num_warmup,
+                lambda: adaptation.update(tuning, index, state.position, rate),
+                lambda: tuning,
+            )
+            return (state, tuning), rate
 
-        def sample(state, key):
-            state, info = algorithm(tuning).step(key, state)
-            return state, info.acceptance_rate
-
-        key_warm, key_sample = random.split(key)
         tuning = adaptation.init(jnp.asarray(0.1), mass)
         state = algorithm(tuning).init(jnp.zeros(3))
-        inputs = (jnp.arange(num_warmup), random.split(key_warm, num_warmup))
-        (state, tuning), _ = jax.lax.scan(warm, (state, tuning), inputs)
-        _, rates = jax.lax.scan(sample, state, random.split(key_sample, num_samples))
+        total = num_warmup + num_samples
+        inputs = (jnp.arange(total), random.split(key, total))
+        (_, tuning), rates = jax.lax.scan(body, (state, tuning), inputs)
         return tuning, rates
 
-    return jax.jit(jax.vmap(chain))(random.split(random.key(6), 32))
+    tuning, rates = jax.jit(jax.vmap(chain))(random.split(random.key(6), 32))
+    return tuning, rates[:, :num_warmup], rates[:, num_warmup:]
 
 
-@pytest.mark.parametrize(("rate", "num_steps"), [(0.6, 1), (0.8, 4)])
-def test_the_target_acceptance_is_reached_and_the_covariance_found(rate, num_steps):
-    tuning, rates = gaussian_chains(
-        600, 200, num_steps, target_acceptance_rate=rate, dense_mass=True
-    )
-    # Monte Carlo error of the mean over 6400 transitions is below 0.01; the step size that 100
-    # fast steps leave differs from chain to chain, its acceptance by about 0.05 (0.01 on average).
-    assert float(rates.mean()) == pytest.approx(rate, abs=0.06)
-    # Relative to the covariance; the last window has 400 transitions, of autocorrelation time
-    # up to about 5: error (2 / 80)**0.5 a chain, 3 % on average over 32, and 5 % to the bias of
-    # a sample variance of 80 effective draws and of the shrinkage.
+@pytest.mark.parametrize("rate", [0.5, 0.8])
+def test_the_target_acceptance_is_reached_and_the_covariance_found(rate):
+    tuning, warm, after = gaussian_chains(600, 200, target_acceptance_rate=rate, dense_mass=True)
+    # Dual averaging drives the mean over a stretch of the warm-up to the target: the last slow
+    # window without its start. 32 * 300 rates of standard deviation 0.4: error below 0.01.
+    assert float(warm[:, 250:550].mean()) == pytest.approx(rate, abs=0.03)
+    # The step size that is kept is the geometric mean of those that were tried, and acceptance is
+    # concave around it: up to a tenth above the target, as in Stan.
+    assert rate - 0.03 < float(after.mean()) < rate + 0.15
+    # Relative to the covariance. The last window has 400 transitions of autocorrelation time
+    # about 6, so one chain's error is (2 / 65)**0.5 = 18 %, their mean's 3 %; the bias of a
+    # sample variance of 65 effective draws and of the shrinkage is 3 %.
     root = np.linalg.inv(np.linalg.cholesky(COVARIANCE))
     whitened = root @ np.asarray(tuning.inverse_mass_matrix, float).mean(0) @ root.T
     np.testing.assert_allclose(whitened, np.eye(3), atol=0.2)

@@ -1,0 +1,47 @@
+"""From a disagreement in nats to words; the one place of the thresholds.
+
+They are a judgement, drawn from what trained networks show, and not derived: a disagreement
+that is small in itself and against the spread of the log acceptance changes few decisions.
+"""
+
+import numpy as np
+
+OK = (0.02, 0.1)
+"""Nats, and share of the standard deviation of log alpha, below which nothing is to be seen."""
+
+APPROXIMATE = (0.2, 0.5)
+"""The same, up to which the acceptance is an approximate correction."""
+
+
+def verdict(median: float, sd_log_acceptance: float, rounding: float = 0.0) -> str:
+    """Judge a median disagreement: ``"ok"``, ``"approximate"`` or ``"not corrected"``.
+
+    Parameters
+    ----------
+    median
+        Median absolute disagreement in nats.
+    sd_log_acceptance
+        Standard deviation of the moves' log acceptance in nats.
+    rounding
+        Disagreement in nats that float rounding explains; below it only nats are judged, for
+        the ratio of two roundings says nothing.
+    """
+    share = 0.0 if median <= rounding else ratio(median, sd_log_acceptance)
+    if median < OK[0] and share < OK[1]:
+        return "ok"
+    if median <= APPROXIMATE[0] and share <= APPROXIMATE[1]:
+        return "approximate"
+    return "not corrected"
+
+
+def spread(log_acceptance: np.ndarray) -> float:
+    """Return the standard deviation of the finite log acceptances."""
+    finite = log_acceptance[np.isfinite(log_acceptance)]
+    return float(np.std(finite)) if finite.size else 0.0
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """Divide; 0 / 0 is 0."""
+    if denominator > 0:
+        return float(numerator / denominator)
+    return 0.0 if numerator == 0 else float("inf")

@@ -1,0 +1,130 @@
+"""A noise level whose targets have exact draws, for the one-step oracle of the inner moves.
+
+A skewed mixture in two dimensions, three logistic observations of it, and their unknown
+sharpness. The likelihood is at most 1, so rejection from the prior is exact.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from scoreppl.analytic import GaussianMixture
+from scoreppl.noise import VPLinear, register_part
+from scoreppl.samplers.inner import Level
+from scoreppl.target import Position, Target
+from tests.oracle import one_step_oracle
+
+PRIOR = GaussianMixture(
+    means=jnp.array([[1.6, 0.0], [-1.4, 1.0], [-0.3, -1.5]]),
+    covariances=jnp.array(
+        [[[0.36, 0.1], [0.1, 0.25]], [[0.8, -0.4], [-0.4, 0.6]], [[0.2, 0.0], [0.0, 0.3]]]
+    ),
+    weights=jnp.array([0.5, 0.3, 0.2]),
+)
+DIRECTIONS = jnp.array([[1.0, -0.5], [0.2, 0.8], [-0.6, 0.9]])
+LABELS = jnp.array([1.0, -1.0, -1.0])
+LOG_SNR, TOP_LOG_SNR = 0.5, -4.0
+
+# Five seeds a test, each at this family-wise rate: at most 1 % of false alarms a test.
+SEEDS = range(5)
+FALSE_ALARM_RATE = 0.002
+
+
+def log_likelihood(position: Position) -> Array:
+    logits = jnp.exp(position["theta"]) * (DIRECTIONS @ position["x"] - 0.2)
+    return jnp.sum(jax.nn.log_sigmoid(LABELS * logits))
+
+
+def log_weight(position: Position) -> Array:
+    """Likelihood, and the Gamma(3, 1) prior of exp(theta) with its Jacobian."""
+    theta = position["theta"]
+    return 3.0 * theta - jnp.exp(theta) + log_likelihood(position)
+
+
+@register_part
+@dataclass(frozen=True)
+class ExactReverse:
+    """Score model of which one network call is an exact reverse diffusion.
+
+    Its denoiser does not average x_0 given x_t but draws it from the closed form, with a key
+    from the bits of x_t. So a split move with one reverse step has no discretisation error.
+    """
+
+    prior: GaussianMixture
+
+    event_shape = (2,)
+    min_time = 0.0
+    has_log_density = False
+
+    @property
+    def noise(self) -> VPLinear:
+        return self.prior.noise
+
+    def denoise(self, x: Array, t: Array) -> Array:
+        bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), bits[0]), bits[1])
+        return self.prior.posterior_given(x, t).sample_exact(key)
+
+
+def target(model: Any = PRIOR, weight: Callable[[Position], Array] = log_weight) -> Target:
+    return Target({"x": model}, {"x": 0.0}, weight)
+
+
+def level(
+    target: Target, log_snr: float = LOG_SNR, *, is_entry: bool = False, is_last: bool = False
+) -> Level:
+    """The level at `log_snr`, entered (if at all) from itself."""
+    times = target.times(jnp.asarray(log_snr))
+    return Level(
+        times,
+        times,
+        jnp.asarray(is_entry),
+        jnp.asarray(is_last),
+        jnp.asarray(log_snr),
+        jnp.asarray(TOP_LOG_SNR),
+    )
+
+
+class Draws(NamedTuple):
+    """Clean events, and the positions that the weight has judged; leading axis over draws."""
+
+    clean: Array
+    position: Position
+
+
+def draw(key: Array, count: int, *, judged: str = "noisy", log_snr: float = LOG_SNR) -> Draws:
+    """Draw exactly from p(x_0) N(u; x_0, s^2) w, with w at u ("noisy") or at D(u) ("denoised")."""
+    key_x, key_noise, key_theta, key_accept = jax.random.split(key, 4)
+    proposals = 12 * count
+    time = PRIOR.noise.time(log_snr)
+    alpha, sigma = PRIOR.noise(time)
+    clean = PRIOR.sample_exact(key_x, (proposals,))
+    x = clean + sigma / alpha * jax.random.normal(key_noise, clean.shape)
+    theta = jnp.log(jax.random.gamma(key_theta, 3.0, (proposals,)))
+    seen = jax.vmap(lambda u: PRIOR.denoise(alpha * u, time))(x) if judged == "denoised" else x
+    log_uniform = -jax.random.exponential(key_accept, (proposals,))
+    (kept,) = jnp.nonzero(log_uniform < jax.vmap(log_likelihood)({"x": seen, "theta": theta}))
+    assert len(kept) >= count, f"rejection sampling kept {len(kept)} of {count} wanted"
+    kept = kept[:count]
+    return Draws(clean[kept], {"theta": theta[kept], "x": x[kept]})
+
+
+def moments(*arrays: Array) -> Array:
+    """All moments to order 2, a sine each, and one of order 4."""
+    x = jnp.concatenate([jnp.atleast_1d(array) for array in arrays])
+    products = jnp.outer(x, x)[jnp.triu_indices(x.size)]
+    return jnp.concatenate([x, products, jnp.sin(2 * x), jnp.sum(x**2)[None] ** 2])
+
+
+def alarms(kernel: Any, functions: Callable[[Any], Array], count: int, **options: Any) -> list[bool]:
+    """Run the one-step oracle on each seed; `options` go to `draw`."""
+    check = one_step_oracle(kernel, functions, false_alarm_rate=FALSE_ALARM_RATE)
+    found = []
+    for seed in SEEDS:
+        key_draws, key_check = jax.random.split(jax.random.key(seed))
+        found.append(check(key_check, draw(key_draws, count, **options)).alarm)
+    return found
