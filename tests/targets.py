@@ -107,7 +107,8 @@ def logistic_weight() -> ExactTarget:
         key_x, key_theta, key_accept = jax.random.split(key, 3)
         proposals = 12 * count  # about one in seven is accepted
         positions = {
-            "theta": jnp.log(jax.random.gamma(key_theta, 3.0, (proposals,))),
+            # A sum of three exponentials is Gamma(3, 1).
+            "theta": jnp.log(jax.random.exponential(key_theta, (proposals, 3)).sum(1)),
             "x": prior.sample_exact(key_x, (proposals,)),
         }
         log_uniform = -jax.random.exponential(key_accept, (proposals,))

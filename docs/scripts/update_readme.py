@@ -1,24 +1,31 @@
-"""Put the quickstart's tables and figure into the README.
+"""Put measured tables where the documentation shows them.
 
 ::
 
     python -m case_studies.quickstart --out docs/quickstart
+    python -m docs.scripts.annealing_table
     python -m docs.scripts.update_readme
 """
 
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BEGIN, END = "<!-- begin quickstart -->", "<!-- end quickstart -->"
+PLACES = (
+    ("README.md", "quickstart", "docs/quickstart/results.md"),
+    ("case_studies/quickstart/README.md", "quickstart", "docs/quickstart/results.md"),
+    ("docs/annealing.md", "table", "docs/tables/annealing.md"),
+)
 
 
 def main() -> None:
-    """Replace what stands between the markers."""
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    results = (ROOT / "docs" / "quickstart" / "results.md").read_text().strip()
-    readme.write_text(f"{before}{BEGIN}\n{results}\n{END}{after}")
+    """Replace what stands between the markers of each page."""
+    for page, marker, source in PLACES:
+        begin, end = f"<!-- begin {marker} -->", f"<!-- end {marker} -->"
+        path = ROOT / page
+        before, rest = path.read_text().split(begin)
+        _, after = rest.split(end)
+        table = (ROOT / source).read_text().strip()
+        path.write_text(f"{before}{begin}\n{table}\n{end}{after}")
 
 
 if __name__ == "__main__":

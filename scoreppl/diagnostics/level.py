@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from scoreppl.diagnostics.moves import search_step_size
-from scoreppl.line_integral import Quadrature
 from scoreppl.mcmc.trajectory import Node, PathTarget, target_builder
 from scoreppl.noise import as_float
 from scoreppl.score import ScoreModel
@@ -45,7 +44,6 @@ def start_at_level(
     step_size: Array | None,
     *,
     num_steps: int = 1,
-    quadrature: str | Quadrature = "simpson",
     batch_nodes: bool = True,
 ) -> Start:
     """Start moves on the law of a score model at time `t`, searching for a step if none is given.
@@ -60,10 +58,10 @@ def start_at_level(
         Leapfrog step; None finds that of about 75 % acceptance.
     num_steps
         Leapfrog steps of the moves to come.
-    quadrature, batch_nodes
-        Rule of the moves' log-ratios, and whether its nodes are evaluated in one call.
+    batch_nodes
+        Evaluate the nodes of an integral in one batched call.
     """
-    target = _law(model, points, t, quadrature, batch_nodes)
+    target = _law(model, points, t, batch_nodes)
     flat = points.reshape(len(points), -1)
     nodes = jax.vmap(target.start)(flat)
     mass = jnp.ones(flat.shape[1], flat.dtype)
@@ -73,14 +71,12 @@ def start_at_level(
     return Start(target, flat, nodes, step_size, mass)
 
 
-def _law(
-    model: ScoreModel, points: Array, t: Array, quadrature: str | Quadrature, batch_nodes: bool
-) -> PathTarget:
+def _law(model: ScoreModel, points: Array, t: Array, batch_nodes: bool) -> PathTarget:
     target_for = target_builder(
         lambda x: model.score(x, t),
         lambda x: jnp.zeros((), points.dtype),
         log_density_fn=None,
-        quadrature=quadrature,
+        quadrature="simpson",
         batch_nodes=batch_nodes,
     )
     return target_for(ravel_pytree(points[0])[1])

@@ -31,14 +31,11 @@ class Move(NamedTuple):
         What is known at its end; its ``log_ratio`` counts from the start.
     log_acceptance
         Log of the Metropolis ratio in nats, not clipped at 0.
-    kinetic_change
-        Kinetic energy at the end less that at the start.
     """
 
     corners: Array
     node: Node
     log_acceptance: Array
-    kinetic_change: Array
 
 
 def propose(
@@ -68,7 +65,6 @@ def propose(
         jnp.concatenate([x[None], corners]),
         end.logdensity_grad,
         end.logdensity - start.logdensity - change,
-        change,
     )
 
 
@@ -143,10 +139,9 @@ def search_step_size(
     return jax.lax.scan(narrow, step_size, length=NUM_SEARCH_ROUNDS)[0]
 
 
-def search_evaluations(target: PathTarget, num_points: int, num_steps: int = 1) -> int:
-    """Score evaluations that `search_step_size` spends."""
-    moves = num_points * _search_repeats(num_points)
-    return moves * num_steps * NUM_SEARCH_ROUNDS * target.evaluations_per_segment
+def search_evaluations(num_points: int, num_steps: int = 1) -> int:
+    """Score evaluations that `search_step_size` spends when Simpson's rule is the target's."""
+    return num_points * _search_repeats(num_points) * NUM_SEARCH_ROUNDS * 2 * num_steps
 
 
 def _search_repeats(num_points: int) -> int:

@@ -24,7 +24,7 @@ from scoreppl.diagnostics.level import (
     check_step_size,
     start_at_level,
 )
-from scoreppl.diagnostics.moves import acceptance_rate, propose, search_evaluations
+from scoreppl.diagnostics.moves import propose, search_evaluations
 from scoreppl.diagnostics.step_halving import refine
 from scoreppl.diagnostics.verdict import ratio, spread, verdict
 from scoreppl.line_integral import polyline_integral
@@ -83,7 +83,16 @@ class PathAgainstChord(NamedTuple):
 
 
 class Trajectories(NamedTuple):
-    """What is measured before it is summed up; leading axes over trajectories and points."""
+    """What is measured before it is summed up; leading axes over trajectories and points.
+
+    Attributes
+    ----------
+    difference, error, rounding
+        Path integral less chord integral, the sum of their quadrature error estimates, and the
+        size of float rounding.
+    log_acceptance
+        With the path's log-ratio.
+    """
 
     difference: Array
     error: Array
@@ -131,7 +140,7 @@ def path_against_chord(
     Notes
     -----
     Both integrals use 4 Gauss-Legendre nodes on each of `num_steps` segments, so the cost is
-    ``n (1 + 9 num_steps num_trajectories)`` evaluations, and about
+    ``n (1 + 10 num_steps num_trajectories)`` evaluations, and about
     ``12 max(n, 16) num_steps`` for the search.
     """
     points, time = check_points(score_model, x, t)
@@ -183,14 +192,67 @@ def measure_trajectories(
 
     def compare(key: Array, x: Array, node: Node) -> Trajectories:
         move = propose(key, target, x, node, start.step_size, start.inverse_mass, num_steps)
-        ends = jnp.stack([move.corners[0], move.corners[-1]])
-        # The same integrand twice: one compiled network call for path and chord.
-        path, chord = jax.lax.map(
+        chord = refine(move.corners[jnp.asarray([0, -1])], num_steps)
+        both = jnp.stack([move.corners, chord])
+        # One after the other, so that the network is compiled once for the two.
+        ratios, errors = jax.lax.map(
             lambda corners: polyline_integral(
                 target.score_fn, corners, quadrature=ACCURATE, batch_nodes=target.batch_nodes
             )[:2],
-            jnp.stack([move.corners, refine(ends, num_steps)]),
+            both,
         )
-        return move, path, chord
+        length = jnp.sum(jnp.linalg.norm(both[:, 1:] - both[:, :-1], axis=-1))
+        rounding = jnp.linalg.norm(node.prior_score) * length * jnp.finfo(x.dtype).eps
+        along_path = move.log_acceptance - move.node.log_ratio + ratios[0]
+        return Trajectories(ratios[0] - ratios[1], jnp.sum(errors), rounding, along_path)
 
-    raise NotImplementedError
+    keys = jax.random.split(key, (num_trajectories, len(start.points)))
+    return jax.lax.map(lambda keys: jax.vmap(compare)(keys, start.points, start.nodes), keys)
+
+
+def evaluations_per_start(num_steps: int, num_trajectories: int) -> int:
+    """Score evaluations of `measure_trajectories` for each point, the start included."""
+    moves = 2  # by Simpson's rule
+    return 1 + num_trajectories * num_steps * (moves + 2 * len(ACCURATE.nodes))
+
+
+def summarise(
+    found: Trajectories, step_size: float, num_steps: int, num_score_evaluations: int
+) -> PathAgainstChord:
+    """Sum up on the host, in float64.
+
+    Raises
+    ------
+    ValueError
+        If no trajectory is finite.
+    """
+    difference, error, rounding, log_acceptance = (
+        np.asarray(value, np.float64).ravel() for value in found
+    )
+    finite = np.isfinite(difference) & ~np.isnan(log_acceptance)
+    if not finite.any():
+        raise ValueError(
+            "No trajectory is finite: they leave the region where the score is defined. Use a "
+            "smaller `step_size`."
+        )
+    path, chord = (
+        np.exp(np.minimum(log_acceptance[finite] - change, 0.0))
+        for change in (0.0, difference[finite])
+    )
+    sizes, sd = np.abs(difference[finite]), spread(log_acceptance)
+    median = float(np.median(sizes))
+    return PathAgainstChord(
+        median=median,
+        quantile_90=float(np.quantile(sizes, 0.9)),
+        sd_log_acceptance=sd,
+        ratio=ratio(median, sd),
+        acceptance_path=float(np.mean(path)),
+        acceptance_chord=float(np.mean(chord)),
+        flips=float(np.mean(np.abs(path - chord))),
+        step_size=step_size,
+        num_steps=num_steps,
+        quadrature_error=float(np.median(error[finite])),
+        num_nan=int(np.sum(~finite)),
+        num_score_evaluations=num_score_evaluations,
+        verdict=verdict(median, sd, float(np.median(rounding[finite]))),
+    )
