@@ -12,6 +12,13 @@ OK = (0.02, 0.1)
 APPROXIMATE = (0.2, 0.5)
 """The same, up to which the acceptance is an approximate correction."""
 
+EXPLANATIONS = {
+    "ok": "the acceptance is that of a conservative score for practical purposes.",
+    "approximate": "the curl is visible in the acceptance, which corrects approximately.",
+    "not corrected": "the curl rivals the acceptance; do not call this a Metropolis correction.",
+}
+"""What each verdict says, from the best to the worst."""
+
 
 def verdict(median: float, sd_log_acceptance: float, rounding: float = 0.0) -> str:
     """Judge a median disagreement: ``"ok"``, ``"approximate"`` or ``"not corrected"``.

@@ -28,6 +28,7 @@ from scoreppl.mcmc.trajectory import (
     ScoreState,
     initialiser,
     log_target,
+    metric_for,
     pack,
     target_builder,
     unpack,
@@ -153,11 +154,9 @@ def _chord_algorithm(
     def step(key: Array, state: ScoreState) -> tuple[ScoreState, ScoreInfo]:
         x, unravel, node = unpack(state)
         target = target_for(unravel)
-        scale = jnp.ones_like(x) if inverse_mass_matrix is None else inverse_mass_matrix
         key_propose, key_accept = jax.random.split(key)
-        y, new, proposal_ratio = propose(
-            key_propose, x, node, target, metrics.default_metric(scale)
-        )
+        metric = metric_for(inverse_mass_matrix, x)
+        y, new, proposal_ratio = propose(key_propose, x, node, target, metric)
         log_acceptance = log_target(new) - log_target(node) + proposal_ratio
         is_nan = jnp.isnan(log_acceptance)
         (position, node_out), (accepted, rate, _) = static_binomial_sampling(

@@ -34,6 +34,7 @@ from scoreppl.mcmc.trajectory import (
     initialiser,
     leapfrog,
     log_target,
+    metric_for,
     pack,
     target_builder,
     unpack,
@@ -57,7 +58,7 @@ def hmc(
     log_weight_fn: Callable[[PyTree], Array],
     *,
     step_size: float | Array,
-    inverse_mass_matrix: Array,
+    inverse_mass_matrix: Array | None = None,
     num_integration_steps: int,
     quadrature: str | Quadrature = "simpson",
     log_density_fn: Callable[[PyTree], Array] | None = None,
@@ -75,7 +76,7 @@ def hmc(
     step_size
         Leapfrog step.
     inverse_mass_matrix
-        Shape ``(d,)`` or ``(d, d)`` in the order of ``ravel_pytree``.
+        Shape ``(d,)`` or ``(d, d)`` in the order of ``ravel_pytree``; the identity by default.
     num_integration_steps
         Leapfrog steps a transition.
     quadrature
@@ -110,7 +111,7 @@ def hmc(
     def step(key: Array, state: ScoreState) -> tuple[ScoreState, ScoreInfo]:
         x, unravel, node = unpack(state)
         target = target_for(unravel)
-        metric = metrics.default_metric(inverse_mass_matrix)
+        metric = metric_for(inverse_mass_matrix, x)
         key_momentum, key_accept = jax.random.split(key)
         start = IntegratorState(
             x, metric.sample_momentum(key_momentum, x), log_target(node), node
@@ -141,24 +142,15 @@ def mala(
     other arguments are those of `hmc`.
     """
 
-    def preconditioned(position: PyTree) -> SamplingAlgorithm:
-        size = ravel_pytree(position)[0].size
-        return hmc(
-            score_fn,
-            log_weight_fn,
-            step_size=jnp.sqrt(2.0 * jnp.asarray(step_size)),
-            inverse_mass_matrix=(
-                jnp.ones(size) if inverse_mass_matrix is None else inverse_mass_matrix
-            ),
-            num_integration_steps=1,
-            quadrature=quadrature,
-            log_density_fn=log_density_fn,
-            batch_nodes=batch_nodes,
-        )
-
-    return SamplingAlgorithm(
-        lambda position, rng_key=None: preconditioned(position).init(position),
-        lambda key, state: preconditioned(state.position).step(key, state),
+    return hmc(
+        score_fn,
+        log_weight_fn,
+        step_size=jnp.sqrt(2.0 * jnp.asarray(step_size)),
+        inverse_mass_matrix=inverse_mass_matrix,
+        num_integration_steps=1,
+        quadrature=quadrature,
+        log_density_fn=log_density_fn,
+        batch_nodes=batch_nodes,
     )
 
 
@@ -167,7 +159,7 @@ def generalised_hmc(
     log_weight_fn: Callable[[PyTree], Array],
     *,
     step_size: float | Array,
-    inverse_mass_matrix: Array,
+    inverse_mass_matrix: Array | None = None,
     num_integration_steps: int,
     momentum_persistence: float,
     quadrature: str | Quadrature = "simpson",
@@ -198,12 +190,12 @@ def generalised_hmc(
         if rng_key is None:
             raise ValueError("`init(position, rng_key)` of generalised_hmc needs `rng_key`.")
         x = ravel_pytree(position)[0]
-        momentum = metrics.default_metric(inverse_mass_matrix).sample_momentum(rng_key, x)
+        momentum = metric_for(inverse_mass_matrix, x).sample_momentum(rng_key, x)
         return GeneralisedState(*initialiser(target_for)(position), momentum)
 
     def step(key: Array, state: GeneralisedState) -> tuple[GeneralisedState, ScoreInfo]:
         x, unravel, node = unpack(ScoreState(*state[:4]))
-        metric = metrics.default_metric(inverse_mass_matrix)
+        metric = metric_for(inverse_mass_matrix, x)
         key_momentum, key_accept = jax.random.split(key)
         fresh = metric.sample_momentum(key_momentum, x)
         momentum = momentum_persistence * state.momentum

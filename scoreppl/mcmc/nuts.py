@@ -20,6 +20,7 @@ from scoreppl.mcmc.trajectory import (
     initialiser,
     leapfrog,
     log_target,
+    metric_for,
     pack,
     target_builder,
     unpack,
@@ -33,7 +34,7 @@ def nuts(
     log_weight_fn: Callable[[PyTree], Array],
     *,
     step_size: float | Array,
-    inverse_mass_matrix: Array,
+    inverse_mass_matrix: Array | None = None,
     quadrature: str | Quadrature = "simpson",
     log_density_fn: Callable[[PyTree], Array] | None = None,
     batch_nodes: bool = True,
@@ -80,7 +81,7 @@ batch_nodes, divergence_threshold
             HMCState(x, log_target(node), node),
             target.score_fn,
             jnp.asarray(step_size),
-            inverse_mass_matrix,
+            metric_for(inverse_mass_matrix, x),
             max_num_doublings,
         )
         ends = (info.trajectory_leftmost_state, info.trajectory_rightmost_state)

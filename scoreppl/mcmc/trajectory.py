@@ -21,11 +21,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from blackjax.mcmc import metrics
 from blackjax.mcmc.integrators import IntegratorState
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from scoreppl.line_integral import Quadrature, as_quadrature, scores_between, segment_integral
+from scoreppl.line_integral import (
+    Quadrature,
+    as_quadrature,
+    flatten_score,
+    scores_between,
+    segment_integral,
+)
 
 PyTree = Any
 
@@ -226,9 +233,9 @@ def target_builder(
 
     def target_for(unravel: Callable[[Array], PyTree]) -> PathTarget:
         return PathTarget(
-            score_fn=lambda x: ravel_pytree(score_fn(unravel(x)))[0],
-            log_weight_fn=lambda x: log_weight_fn(unravel(x)),
-            log_density_fn=log_density_fn and (lambda x: log_density_fn(unravel(x))),
+            score_fn=flatten_score(score_fn, unravel),
+            log_weight_fn=_scalar("log_weight_fn", log_weight_fn, unravel),
+            log_density_fn=log_density_fn and _scalar("log_density_fn", log_density_fn, unravel),
             quadrature=rule,
             batch_nodes=batch_nodes,
             use_weight_gradient=use_weight_gradient,
@@ -237,10 +244,46 @@ def target_builder(
     return target_for
 
 
+def _scalar(
+    name: str, fn: Callable[[PyTree], Array], unravel: Callable[[Array], PyTree]
+) -> Callable[[Array], Array]:
+    """Put a scalar function of pytrees on flat vectors, with float32 or wider values."""
+
+    def flat_fn(x: Array) -> Array:
+        value = fn(unravel(x))
+        if not jax.tree_util.all_leaves([value]) or jnp.shape(value) != ():
+            raise ValueError(
+                f"`{name}` returned {jax.tree.map(jnp.shape, value)}; it must return a scalar, "
+                "shape (), for one position: sum over data and sites, and leave chains to "
+                "`jax.vmap`."
+            )
+        array = jnp.asarray(value)
+        return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+    return flat_fn
+
+
+def metric_for(inverse_mass_matrix: Array | None, x: Array) -> metrics.Metric:
+    """Return blackjax's metric for positions like `x`; None stands for the identity."""
+    inverse = jnp.ones_like(x) if inverse_mass_matrix is None else inverse_mass_matrix
+    if jnp.shape(inverse) not in ((x.size,), (x.size, x.size)):
+        raise ValueError(
+            f"`inverse_mass_matrix` has shape {jnp.shape(inverse)}; a position of {x.size} "
+            f"numbers needs shape {(x.size,)} or {(x.size, x.size)}."
+        )
+    return metrics.default_metric(inverse)
+
+
 def initialiser(target_for: TargetFor) -> Callable[..., ScoreState]:
     """Return the ``init(position, rng_key=None)`` of all kernels; it costs one score."""
 
     def init(position: PyTree, rng_key: Array | None = None) -> ScoreState:
+        for leaf in jax.tree.leaves(position):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise ValueError(
+                    f"`position` holds {jnp.result_type(leaf)} values; these kernels move floats "
+                    "only. Give integers as floats, and discrete latents to another kernel."
+                )
         x, unravel = ravel_pytree(position)
         return pack(position, target_for(unravel).start(x))
 

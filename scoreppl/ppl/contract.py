@@ -151,6 +151,10 @@ class ScoreKernel(MCMCKernel):
     def _step_batch(self, state: Any, target: Target) -> Any:
         return jax.vmap(lambda chain: self._step(chain, target))(state)
 
+    def target(self, *args: Any, **kwargs: Any) -> Target:
+        """Score models and weight for the model's arguments, as the diagnostics look at them."""
+        return self._target(args, kwargs)
+
     def _target(self, args: tuple, kwargs: dict) -> Target:
         """Bind the weight and the score models to the model's (possibly traced) arguments."""
         priors = score_sites(self._model, args, kwargs)

@@ -215,7 +215,9 @@ def _fresh_averaging(size: int, blocks: int) -> Any:
     """Dual averaging at the start: in preconditioned units a step of d^(-1/6) is about right."""
     begin, _, _ = dual_averaging_adaptation(0.5)
     state = begin(jnp.full(blocks, size ** (-1 / 6)))
-    state = state._replace(log_step_size_avg=state.log_step_size)
+    # Warm-up makes few, but accurate updates: each is a mean over the block. blackjax's pull
+    # towards ten times the first step would still be felt when the step is frozen.
+    state = state._replace(log_step_size_avg=state.log_step_size, mu=state.log_step_size)
     return jax.tree.map(
         lambda v: jnp.full(blocks, v, jnp.int32 if isinstance(v, int) else jnp.float32), state
     )

@@ -147,7 +147,7 @@ def split_gibbs(
             x, unravel = ravel_pytree({name: position[name] for name in names})
             mass = ravel_pytree({name: masses[name] for name in names})[0]
             density = _density(target, state.clean, scales, position, unravel)
-            new, rate = move.step(
+            new, rate, is_nan = move.step(
                 jax.random.fold_in(key, index), move.init(x, density), density,
                 step_size[index], mass,
             )  # fmt: skip
@@ -155,7 +155,7 @@ def split_gibbs(
             if move.gradient is not None:
                 gradients |= unravel(move.gradient(new))
             rates.append(rate)
-            bad.append(jnp.any(jnp.isnan(new.position)))
+            bad.append(is_nan)
         squares = ravel_pytree(gradients or jax.tree.map(jnp.ones_like, position))[0] ** 2
         info = StepInfo(jnp.stack(rates), squares, jnp.any(jnp.stack(bad)))
         return state._replace(position=position), info

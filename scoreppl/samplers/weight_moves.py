@@ -30,7 +30,8 @@ class WeightMove(NamedTuple):
     init
         ``init(x, log_density) -> state``, a named tuple with ``position``.
     step
-        ``step(key, state, log_density, step_size, inverse_mass) -> (state, acceptance_rate)``.
+        ``step(key, state, log_density, step_size, inverse_mass) -> (state, acceptance_rate,
+        is_nan)``; a proposal whose density is not a number is rejected and flagged.
     gradient
         ``gradient(state)``: gradient of the log density, or None for gradient-free moves.
     target_acceptance_rate
@@ -38,7 +39,7 @@ class WeightMove(NamedTuple):
     """
 
     init: Callable[[Array, LogDensity], Any]
-    step: Callable[[Array, Any, LogDensity, Array, Array], tuple[Any, Array]]
+    step: Callable[[Array, Any, LogDensity, Array, Array], tuple[Any, Array, Array]]
     gradient: Callable[[Any], Array] | None
     target_acceptance_rate: float | None
 
@@ -54,11 +55,11 @@ def hamiltonian(num_integration_steps: int, target_acceptance_rate: float = 0.8)
 
     def step(
         key: Array, state: Any, log_density: LogDensity, step_size: Array, inverse_mass: Array
-    ) -> tuple[Any, Array]:
+    ) -> tuple[Any, Array, Array]:
         state, info = kernel(
             key, state, log_density, step_size, inverse_mass, num_integration_steps
         )
-        return state, info.acceptance_rate
+        return state, info.acceptance_rate, _is_nan(state.logdensity, info.energy)
 
     return WeightMove(hmc.init, step, _gradient, target_acceptance_rate)
 
@@ -69,9 +70,9 @@ def no_u_turn(max_num_doublings: int = 6) -> WeightMove:
 
     def step(
         key: Array, state: Any, log_density: LogDensity, step_size: Array, inverse_mass: Array
-    ) -> tuple[Any, Array]:
+    ) -> tuple[Any, Array, Array]:
         state, info = kernel(key, state, log_density, step_size, inverse_mass, max_num_doublings)
-        return state, info.acceptance_rate
+        return state, info.acceptance_rate, _is_nan(state.logdensity, info.energy)
 
     return WeightMove(nuts.init, step, _gradient, 0.8)
 
@@ -92,10 +93,10 @@ def barker() -> WeightMove:
 
     def step(
         key: Array, state: Any, log_density: LogDensity, step_size: Array, inverse_mass: Array
-    ) -> tuple[Any, Array]:
+    ) -> tuple[Any, Array, Array]:
         tuned = algorithm(log_density, step_size=step_size, inverse_mass_matrix=inverse_mass)
         state, info = tuned.step(key, state)
-        return state, info.acceptance_rate
+        return state, info.acceptance_rate, info.is_nan
 
     return WeightMove(init, step, lambda state: state.weight_gradient, 0.5)
 
@@ -106,10 +107,11 @@ def gaussian_walk() -> WeightMove:
 
     def step(
         key: Array, state: Any, log_density: LogDensity, step_size: Array, inverse_mass: Array
-    ) -> tuple[Any, Array]:
+    ) -> tuple[Any, Array, Array]:
         scale = step_size * jnp.sqrt(inverse_mass)
         state, info = kernel(key, state, log_density, random_walk.normal(scale))
-        return state, info.acceptance_rate
+        is_nan = _is_nan(state.logdensity, info.proposal.logdensity)
+        return state, info.acceptance_rate, is_nan
 
     return WeightMove(random_walk.init, step, None, 0.25)
 
@@ -120,16 +122,20 @@ def random_slice() -> WeightMove:
 
     def step(
         key: Array, state: Any, log_density: LogDensity, step_size: Array, inverse_mass: Array
-    ) -> tuple[Any, Array]:
+    ) -> tuple[Any, Array, Array]:
         direction = slice.direction_proposal(jnp.sqrt(inverse_mass))
         state, info = kernel(key, state, log_density, direction, 1.0)
-        return state, info.is_accepted.astype(float)
+        return state, info.is_accepted.astype(float), jnp.isnan(state.logdensity)
 
     return WeightMove(slice.init, step, None, None)
 
 
 def _gradient(state: Any) -> Array:
     return state.logdensity_grad
+
+
+def _is_nan(kept: Array, proposed: Array) -> Array:
+    return jnp.isnan(kept) | jnp.isnan(proposed)
 
 
 WEIGHT_MOVES: dict[str, Callable[[], WeightMove]] = {

@@ -1,0 +1,68 @@
+"""What a run's draws are exact for, and which errors remain: one sentence for each kernel."""
+
+import numpy as np
+
+from scoreppl.diagnostics.run import Run
+
+_ANNEALING = (
+    "Draws are independent, so R-hat and ESS say nothing of the bias that incomplete annealing "
+    "leaves. The check is a run with more levels and sweeps (num_levels, steps_per_level): the "
+    "answer should not change."
+)
+
+
+def exactness(run: Run) -> tuple[str, ...]:
+    """Return what holds for the run's draws, most important sentence first."""
+    if run.target is None:
+        return (
+            f"{run.kernel} is not a kernel of this package: what its draws are exact for, and the "
+            "loop defect of networks inside it (scoreppl.diagnostics.loop_defect), are not known "
+            "here.",
+        )
+    if run.noise_levels is not None:
+        return (_annealed(run), _ANNEALING)
+    if run.is_local:
+        return (_local(run),)
+    return (f"See the documentation of {run.kernel} for what its draws are exact for.",)
+
+
+def _local(run: Run) -> str:
+    if not run.target.score_models:
+        return "Exact: the model has no score site, so this is ordinary MCMC on its density."
+    at = f"the target at {_noise(run)}"
+    if run.networks:
+        return (
+            f'"MH-like" for {at}: the log-ratio of {_names(run.networks)} is a line integral of a '
+            "network's score, exact for a conservative score alone. The law that the chain leaves "
+            "invariant is not known, and a high acceptance is no evidence for it."
+        )
+    if np.any(run.field("log_ratio_error")):
+        return f"Exact for {at} up to quadrature: the scores are gradients."
+    return f"Exact for {at}: log-ratios are differences of the score models' own log densities."
+
+
+def _annealed(run: Run) -> str:
+    if run.inner == "custom":
+        return "As exact at each level as the inner moves that were passed to the kernel."
+    if run.inner == "split":
+        return (
+            f"Exact, once annealed, for p(x0) N(u; x0, s^2) w(u, theta) with {_noise(run)}, up to "
+            "the discretisation of the reverse diffusion that draws x0. No conservative score is "
+            "needed, so no loop defect is measured."
+        )
+    if run.networks:
+        return (
+            f'"MH-like" at every level for {_names(run.networks)}: line integrals of a network\'s '
+            "score are exact for a conservative score alone. inner='split' needs none."
+        )
+    return f"Exact at every level, down to {_noise(run)}: the score models have log densities."
+
+
+def _noise(run: Run) -> str:
+    scales = run.target.scales(run.target.floors)
+    levels = ", ".join(f"{float(scale):.2g}" for scale in scales.values())
+    return f"noise sd {levels} (data units)"
+
+
+def _names(sites: tuple[str, ...]) -> str:
+    return ", ".join(sites)
