@@ -6,7 +6,8 @@ its weight. Import as ``import scoreppl as sp``.
 
 from importlib.metadata import version
 
-from scoreppl import analytic, line_integral, mcmc, noise, pretrained, solvers
+from scoreppl import analytic, diagnostics, line_integral, mcmc, noise, plots, pretrained, solvers
+from scoreppl.inference_data import to_inference_data
 from scoreppl.network_file import load_score_network, read_card, save_score_network
 from scoreppl.ppl.annealed import AnnealedScoreMCMC
 from scoreppl.ppl.local_kernels import ScoreHMC, ScoreMALA, ScoreNUTS
@@ -27,13 +28,16 @@ __all__ = [
     "ScorePrior",
     "Target",
     "analytic",
+    "diagnostics",
     "line_integral",
     "load_score_network",
     "log_weight",
     "mcmc",
     "noise",
+    "plots",
     "pretrained",
     "read_card",
     "save_score_network",
     "solvers",
+    "to_inference_data",
 ]

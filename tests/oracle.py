@@ -15,6 +15,7 @@ beside the step's own noise. Run it at working step sizes, and see that the muta
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -23,6 +24,9 @@ from jax import Array
 from scipy.stats import norm
 
 PyTree = Any
+
+# Tests compile much and compute little: without LLVM's optimisations compiling takes half as long.
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 class Kernel(Protocol):
@@ -131,7 +135,7 @@ def one_step_oracle(
             rates.append(getattr(info, "acceptance_rate", np.nan))
         return functions(state) - before, sum(rates) / num_steps
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def move_all(key: Array, positions: PyTree) -> tuple[Array, Array]:
         keys = jax.random.split(key, len(jax.tree.leaves(positions)[0]))
         return jax.lax.map(move, (keys, positions), batch_size=block_size)

@@ -23,7 +23,7 @@ from case_studies.quickstart.model import (
     wrong_number_model,
 )
 
-DIGIT = 8
+DIGIT = 0
 NOISE_SCALE = 0.2
 SCALARS = ["noise_scale", "ink", "hidden_ink", "centre_pixel"]
 
@@ -75,7 +75,7 @@ def sample_digit(key: Array, truth: Truth, num_samples: int) -> MCMC:
     """Draw from the posterior of the digit and the noise scale."""
     mcmc = MCMC(
         sp.AnnealedScoreMCMC(digit_model),
-        num_warmup=32,
+        num_warmup=64,
         num_samples=num_samples,
         num_chains=4,
         chain_method="vectorized",
@@ -116,11 +116,12 @@ def main() -> None:
     truth = simulate(keys[1])
     begin = time.perf_counter()
     mcmc = sample_digit(keys[2], truth, arguments.num_samples)
+    jax.block_until_ready(mcmc.get_samples())
     seconds = time.perf_counter() - begin
     data = sp.to_inference_data(mcmc, log_likelihood=False)
     summary = az.summary(data, var_names=SCALARS)
     print(table(summary, truth), "\n")
-    print(sp.diagnostics.report(mcmc, seconds=seconds))
+    sp.diagnostics.report(mcmc, seconds=seconds)
 
     screen = np.full((28, 28), np.nan)
     screen[:VISIBLE] = truth.observation

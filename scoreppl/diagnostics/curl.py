@@ -53,13 +53,13 @@ class LoopDefect(NamedTuple):
     median, quantile_90, rms
         Of the absolute loop integrals, in nats.
     sd_log_acceptance
-        Standard deviation of the moves' log acceptance, in nats.
+        Standard deviation of the moves' log acceptance (within +-10), in nats.
     ratio
         `median` over `sd_log_acceptance`.
     kappa
-        The forecast of `rms` from Jacobian products, in nats.
+        The forecast of `rms` from Jacobian products, in nats; NaN without probes.
     asymmetry
-        Frobenius norm of J - J^T over that of J + J^T.
+        Frobenius norm of J - J^T over that of J + J^T; NaN without probes.
     acceptance_rate
         Mean acceptance of the moves.
     step_size
@@ -92,9 +92,10 @@ class LoopDefect(NamedTuple):
 
     def __str__(self) -> str:
         """One line."""
+        forecast = "" if np.isnan(self.kappa) else f", kappa {self.kappa:.2g}"
         return (
             f"{self.median:.2g} nats (90 %: {self.quantile_90:.2g}), {self.ratio:.0%} of "
-            f"sd(log alpha), kappa {self.kappa:.2g}: {self.verdict}"
+            f"sd(log alpha){forecast}: {self.verdict}"
         )
 
 
@@ -149,7 +150,7 @@ def loop_defect(
         Langevin step h of the moves ``y = x + h score + sqrt(2 h) z``, in squared units of x_t.
         None: the step of about 75 % acceptance, from a short search.
     num_probes
-        Random sign vectors at each point, for `kappa` and the asymmetry.
+        Random sign vectors at each point, for `kappa` and the asymmetry; 0 leaves these out.
     num_loops
         Triangles from each point.
     batch_nodes
@@ -175,7 +176,9 @@ def loop_defect(
     for the search.
     """
     points, time = check_points(score_model, x, t)
-    check_counts(num_probes=num_probes, num_loops=num_loops)
+    check_counts(num_loops=num_loops)
+    if num_probes < 0:
+        raise ValueError(f"`num_probes={num_probes}` must not be negative.")
     check_step_size(step_size)
     leapfrog_step = None if step_size is None else jnp.sqrt(jnp.asarray(2 * step_size, float))
     loops, scores, leapfrog_step = call_on_model(
@@ -190,7 +193,7 @@ def loop_defect(
         batch_nodes=batch_nodes,
     )
     check_scores(scores, time)
-    evaluations = len(points) * evaluations_per_point(num_probes, num_loops)
+    evaluations = len(points) * (1 + evaluations_per_point(num_probes, num_loops))
     if step_size is None:
         evaluations += search_evaluations(len(points))
     return summarise(loops, float(leapfrog_step) ** 2 / 2, evaluations)
@@ -232,7 +235,7 @@ def measure_loops(
     score_fn
         The score that is judged: of one site, or of all.
     num_probes, num_loops
-        For each point.
+        For each point; without probes the squared norms are NaN.
     """
     metric = metrics.default_metric(start.inverse_mass)
 
@@ -262,16 +265,21 @@ def measure_loops(
 
     # Points are batched, loops and probes follow one another: the batch stays that of the user.
     key_loops, key_probes = jax.random.split(key)
-    loop_keys = jax.random.split(key_loops, (num_loops, len(start.points)))
-    probe_keys = jax.random.split(key_probes, (len(start.points), num_probes))
-    values = jax.lax.map(lambda keys: jax.vmap(loop)(keys, start.points, start.nodes), loop_keys)
-    return Loops(*values, *jax.vmap(probes)(probe_keys, start.points))
+    points = start.points
+    loop_keys = jax.random.split(key_loops, (num_loops, len(points)))
+    values = jax.lax.map(lambda keys: jax.vmap(loop)(keys, points, start.nodes), loop_keys)
+    if num_probes == 0:
+        nothing = jnp.full(len(points), jnp.nan)
+        return Loops(*values, nothing, nothing)
+    probe_keys = jax.random.split(key_probes, (len(points), num_probes))
+    return Loops(*values, *jax.vmap(probes)(probe_keys, points))
 
 
 def evaluations_per_point(num_probes: int, num_loops: int) -> int:
-    """Score evaluations of `measure_loops` for each point, the start included."""
+    """Score evaluations of `measure_loops` for each point, what is known there not included."""
     moves = 2 * 2  # by Simpson's rule
-    return 2 + num_loops * (moves + 3 * len(ACCURATE.interior)) + 2 * num_probes
+    jacobians = 1 + 2 * num_probes if num_probes else 0
+    return num_loops * (moves + 3 * len(ACCURATE.interior)) + jacobians
 
 
 def summarise(loops: Loops, step_size: float, num_score_evaluations: int) -> LoopDefect:

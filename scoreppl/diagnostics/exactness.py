@@ -3,6 +3,7 @@
 import numpy as np
 
 from scoreppl.diagnostics.run import Run
+from scoreppl.target import Target
 
 _ANNEALING = (
     "Draws are independent, so R-hat and ESS say nothing of the bias that incomplete annealing "
@@ -20,16 +21,16 @@ def exactness(run: Run) -> tuple[str, ...]:
             "here.",
         )
     if run.noise_levels is not None:
-        return (_annealed(run), _ANNEALING)
+        return (_annealed(run, run.target), _ANNEALING)
     if run.is_local:
-        return (_local(run),)
+        return (_local(run, run.target),)
     return (f"See the documentation of {run.kernel} for what its draws are exact for.",)
 
 
-def _local(run: Run) -> str:
-    if not run.target.score_models:
+def _local(run: Run, target: Target) -> str:
+    if not target.score_models:
         return "Exact: the model has no score site, so this is ordinary MCMC on its density."
-    at = f"the target at {_noise(run)}"
+    at = f"the target at {_noise(target)}"
     if run.networks:
         return (
             f'"MH-like" for {at}: the log-ratio of {_names(run.networks)} is a line integral of a '
@@ -41,12 +42,12 @@ def _local(run: Run) -> str:
     return f"Exact for {at}: log-ratios are differences of the score models' own log densities."
 
 
-def _annealed(run: Run) -> str:
+def _annealed(run: Run, target: Target) -> str:
     if run.inner == "custom":
         return "As exact at each level as the inner moves that were passed to the kernel."
     if run.inner == "split":
         return (
-            f"Exact, once annealed, for p(x0) N(u; x0, s^2) w(u, theta) with {_noise(run)}, up to "
+            f"Exact, once annealed, for p(x0) N(u; x0, s^2) w(u, theta) with {_noise(target)}, up to "
             "the discretisation of the reverse diffusion that draws x0. No conservative score is "
             "needed, so no loop defect is measured."
         )
@@ -55,11 +56,11 @@ def _annealed(run: Run) -> str:
             f'"MH-like" at every level for {_names(run.networks)}: line integrals of a network\'s '
             "score are exact for a conservative score alone. inner='split' needs none."
         )
-    return f"Exact at every level, down to {_noise(run)}: the score models have log densities."
+    return f"Exact at every level, down to {_noise(target)}: the score models have log densities."
 
 
-def _noise(run: Run) -> str:
-    scales = run.target.scales(run.target.floors)
+def _noise(target: Target) -> str:
+    scales = target.scales(target.floors)
     levels = ", ".join(f"{float(scale):.2g}" for scale in scales.values())
     return f"noise sd {levels} (data units)"
 

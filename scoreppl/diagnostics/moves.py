@@ -104,7 +104,7 @@ def triangle(
 
 
 def acceptance_rate(log_acceptance: Array) -> Array:
-    """Acceptance probability; 0 where the log acceptance is not a number."""
+    """Return the acceptance probability; 0 where the log acceptance is not a number."""
     return jnp.where(jnp.isnan(log_acceptance), 0.0, jnp.exp(jnp.minimum(log_acceptance, 0.0)))
 
 
@@ -127,12 +127,10 @@ def search_step_size(
     keys = jax.random.split(key, len(starts))
 
     def narrow(step_size: Array, _: None) -> tuple[Array, None]:
-        log_acceptance = jax.vmap(
-            lambda key, x, node: propose(
-                key, target, x, node, step_size, inverse_mass, num_steps
-            ).log_acceptance
+        moves = jax.vmap(
+            lambda key, x, node: propose(key, target, x, node, step_size, inverse_mass, num_steps)
         )(keys, starts, nodes)
-        rate = jnp.clip(jnp.mean(acceptance_rate(log_acceptance)), 1e-3, 0.999)
+        rate = jnp.clip(jnp.mean(acceptance_rate(moves.log_acceptance)), 1e-3, 0.999)
         ratio = ndtri(TARGET_ACCEPTANCE_RATE / 2) / ndtri(rate / 2)
         return step_size * jnp.clip(jnp.cbrt(ratio), 0.4, 2.5), None
 

@@ -1,4 +1,4 @@
-"""Path against chord: does the log-ratio of a trajectory depend on the way it went?
+"""Path against chord: whether the log-ratio of a trajectory depends on the way it went.
 
 For a gradient the integral along a trajectory is that along the straight line between its ends.
 For a network both can be exact as integrals and still disagree, by the curl enclosed between
@@ -40,7 +40,7 @@ class PathAgainstChord(NamedTuple):
     median, quantile_90
         Of the absolute difference of the two log-ratios, in nats.
     sd_log_acceptance
-        Standard deviation of the log acceptance along the path, in nats.
+        Standard deviation of the log acceptance (within +-10) along the path, in nats.
     ratio
         `median` over `sd_log_acceptance`.
     acceptance_path, acceptance_chord
@@ -76,8 +76,9 @@ class PathAgainstChord(NamedTuple):
 
     def __str__(self) -> str:
         """One line."""
+        steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"
         return (
-            f"{self.median:.2g} nats (90 %: {self.quantile_90:.2g}) over {self.num_steps} steps, "
+            f"{self.median:.2g} nats (90 %: {self.quantile_90:.2g}) over {steps}, "
             f"{self.ratio:.0%} of sd(log alpha), {self.flips:.0%} of decisions: {self.verdict}"
         )
 
@@ -158,7 +159,7 @@ def path_against_chord(
         batch_nodes=batch_nodes,
     )
     check_scores(scores, time)
-    evaluations = len(points) * evaluations_per_start(num_steps, num_trajectories)
+    evaluations = len(points) * (1 + evaluations_per_start(num_steps, num_trajectories))
     if step_size is None:
         evaluations += search_evaluations(len(points), num_steps)
     return summarise(found, float(used), num_steps, evaluations)
@@ -211,9 +212,9 @@ def measure_trajectories(
 
 
 def evaluations_per_start(num_steps: int, num_trajectories: int) -> int:
-    """Score evaluations of `measure_trajectories` for each point, the start included."""
+    """Score evaluations of `measure_trajectories` for each point, what is known not included."""
     moves = 2  # by Simpson's rule
-    return 1 + num_trajectories * num_steps * (moves + 2 * len(ACCURATE.nodes))
+    return num_trajectories * num_steps * (moves + 2 * len(ACCURATE.nodes))
 
 
 def summarise(

@@ -137,8 +137,7 @@ def _report(
     disagreement: PathAgainstChord | None,
 ) -> Report:
     acceptance, levels = run.fields.get("accept_prob"), run.fields.get("acceptance_rate_level")
-    error, per_draw = run.field("log_ratio_error"), run.evaluations_per_draw()
-    draws = run.num_chains * run.num_draws * run.thinning
+    error = run.field("log_ratio_error")
     return Report(
         kernel=run.kernel,
         num_chains=run.num_chains,
@@ -151,8 +150,8 @@ def _report(
         num_nan=_count(run, "is_nan"),
         num_divergent=_count(run, "diverging"),
         log_ratio_error=None if error is None else float(np.nanmean(error)),
-        score_evaluations=None if per_draw is None else round(per_draw * draws),
-        score_evaluations_per_draw=per_draw,
+        score_evaluations=run.score_evaluations(),
+        score_evaluations_per_draw=run.evaluations_per_draw(),
         loop_defects=defects,
         path_against_chord=disagreement,
         exactness=exactness(run),
@@ -168,8 +167,10 @@ def _convergence_rows(found: Report) -> list[tuple[str, str]]:
     if worst.min_ess_bulk is None or worst.min_ess_tail is None:
         rows = [("ESS", "not available: fewer than 4 draws, or nothing that varies")]
     else:
-        bulk, tail = (f"{ess:.0f} ({name})" for name, ess in (worst.min_ess_bulk, worst.min_ess_tail))
-        rows = [("least ESS", f"bulk {bulk}, tail {tail}, of {worst.num_quantities} quantities")]
+        worst_two = (worst.min_ess_bulk, worst.min_ess_tail)
+        bulk, tail = (f"{ess:.0f} ({name})" for name, ess in worst_two)
+        looked_at = f"numbers examined: {worst.num_quantities}"
+        rows = [("least ESS", f"bulk {bulk}, tail {tail}; {looked_at}")]
     if worst.summarised:
         sites = ", ".join(worst.summarised)
         rows.append(("", f"{sites}: represented by the mean entry and a random subset"))
@@ -197,9 +198,9 @@ def _acceptance_rows(found: Report) -> list[tuple[str, str]]:
 
 
 def _failures(found: Report) -> str:
-    counts = {"NaN rejections": found.num_nan, "divergences": found.num_divergent}
+    counts = {"draws with a NaN, rejected": found.num_nan, "divergences": found.num_divergent}
     known = [f"{count} {name}" for name, count in counts.items() if count is not None]
-    return ", ".join(known) or "not reported by this kernel"
+    return "; ".join(known) or "not reported by this kernel"
 
 
 def _cost_rows(found: Report) -> list[tuple[str, str]]:
@@ -221,10 +222,10 @@ def _curl_rows(found: Report) -> list[tuple[str, str]]:
     rows = [("loop defect", f"{name}: {defect}") for name, defect in found.loop_defects.items()]
     verdicts = {defect.verdict for defect in found.loop_defects.values()}
     if found.path_against_chord is not None:
-        rows.append(("path - chord", str(found.path_against_chord)))
+        rows.append(("path vs chord", str(found.path_against_chord)))
         verdicts.add(found.path_against_chord.verdict)
-    meant = [f"{name}: {text}" for name, text in EXPLANATIONS.items() if name in verdicts]
-    return rows + [("", text) for text in meant]
+    worst = [name for name in EXPLANATIONS if name in verdicts][-1:]
+    return rows + [("", f"{name}: {EXPLANATIONS[name]}") for name in worst]
 
 
 def _wrap(label: str, text: str) -> str:

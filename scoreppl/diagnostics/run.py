@@ -5,15 +5,17 @@ package are told from others by their ``target(*args, **kwargs)``, annealed ones
 ``noise_levels(*args, **kwargs)``, local ones by the ``adapt_state`` of their chain's state.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from scoreppl.diagnostics.level import Start
-from scoreppl.mcmc.trajectory import target_builder
+from scoreppl.mcmc.trajectory import ScoreState, target_builder, unpack
 from scoreppl.target import Target
 
 
@@ -85,6 +87,12 @@ class Run(NamedTuple):
         recorded = "num_score_evaluations" in self.fields
         return float(np.mean(counts)) if recorded or not self.builds_trees else None
 
+    def score_evaluations(self) -> int | None:
+        """Return the score evaluations of all draws after warm-up, thinned ones included."""
+        per_draw = self.evaluations_per_draw()
+        draws = self.num_chains * self.num_draws * self.thinning
+        return None if per_draw is None else round(per_draw * draws)
+
 
 def read_run(mcmc: Any) -> Run:
     """Read a run off an ``MCMC`` object.
@@ -123,7 +131,7 @@ def read_run(mcmc: Any) -> Run:
         state=_with_chain_axis(mcmc.last_state),
         target=target,
         noise_levels=np.asarray(kernel.noise_levels(*args, **kwargs)) if is_annealed else None,
-        inner=_inner_name(kernel, target) if is_annealed else None,
+        inner=_inner_name(kernel, target) if is_annealed and target else None,
         thinning=int(getattr(mcmc, "thinning", 1)),
         # As ArviZ tells them.
         builds_trees=hasattr(kernel, "_max_tree_depth"),
@@ -144,12 +152,12 @@ def _with_chain_axis(state: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[None], state)
 
 
-def last_positions(run: Run) -> tuple[Start, Any]:
+def last_positions(run: Run, target: Target) -> tuple[Start, Callable[[Array], Any]]:
     """Return the last states of a local kernel as starts of its own moves, and ``unravel``.
 
     Step size and preconditioner are averaged over chains.
     """
-    target, tuning = run.target, run.state.adapt_state
+    tuning = run.state.adapt_state
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], run.state.z))[1]
     points = jax.vmap(lambda z: ravel_pytree(z)[0])(run.state.z)
     law = target_builder(
@@ -159,10 +167,12 @@ def last_positions(run: Run) -> tuple[Start, Any]:
         quadrature="simpson",
         batch_nodes=True,
     )(unravel)
+    at = run.state
+    known = ScoreState(at.z, at.prior_score, at.log_weight, at.weight_gradient)
     start = Start(
         law,
         points,
-        jax.vmap(law.start)(points),
+        jax.vmap(lambda state: unpack(state)[2])(known),
         jnp.mean(tuning.step_size),
         jnp.mean(tuning.inverse_mass_matrix, axis=0),
     )

@@ -12,9 +12,9 @@ from scoreppl.diagnostics import curl, path_chord
 from scoreppl.diagnostics.curl import LoopDefect
 from scoreppl.diagnostics.path_chord import PathAgainstChord
 from scoreppl.diagnostics.run import Run, last_positions
+from scoreppl.target import Target
 
 _NUM_LOOPS = 32
-_NUM_PROBES = 32
 _NUM_TRAJECTORIES = 8
 _MAX_STEPS = 16
 _MAX_POINTS = 8
@@ -27,27 +27,28 @@ def loop_defects(run: Run, key: Array) -> dict[str, LoopDefect]:
     Annealed kernels with line-integral moves are judged at the lowest level, on moves of the
     prior alone.
     """
-    if run.is_local and run.networks:
-        return _of_local_moves(run, key)
+    if run.target is None or not run.networks:
+        return {}
+    if run.is_local:
+        return _of_local_moves(run, run.target, key)
     if run.inner in ("mala", "hmc"):
-        return {name: _at_floor(run, key, name) for name in run.networks}
+        return {name: _at_floor(run, run.target, name, key) for name in run.networks}
     return {}
 
 
 def path_disagreement(run: Run, key: Array) -> PathAgainstChord | None:
     """Compare path and chord for trajectories of the run's own length; None where it has none."""
-    if not run.is_local or not run.networks:
+    if run.target is None or not run.is_local or not run.networks:
         return None
-    typical = float(np.median(run.field("num_steps")))
-    if typical <= 1:
+    law = run.target
+    steps = min(int(np.median(run.field("num_steps"))), _MAX_STEPS)
+    if steps < 2:
         return None
-    # A tree is built from both ends of its start: a draw lies about half of it away.
-    steps = int(np.clip(round(typical / 2 if run.builds_trees else typical), 1, _MAX_STEPS))
     trajectories = -(-_NUM_TRAJECTORIES // run.num_chains)
 
     @jax.jit
     def measure(key: Array) -> path_chord.Trajectories:
-        start, _ = last_positions(run)
+        start, _ = last_positions(run, law)
         return path_chord.measure_trajectories(key, start, steps, trajectories)
 
     cost = run.num_chains * path_chord.evaluations_per_start(steps, trajectories)
@@ -55,17 +56,18 @@ def path_disagreement(run: Run, key: Array) -> PathAgainstChord | None:
     return path_chord.summarise(measure(key), step_size, steps, cost)
 
 
-def _of_local_moves(run: Run, key: Array) -> dict[str, LoopDefect]:
-    num_loops, num_probes = (-(-count // run.num_chains) for count in (_NUM_LOOPS, _NUM_PROBES))
+def _of_local_moves(run: Run, target: Target, key: Array) -> dict[str, LoopDefect]:
+    # Compiling the Jacobian products of a network costs more than all the rest: no probes.
+    num_loops, num_probes = -(-_NUM_LOOPS // run.num_chains), 0
     cost = run.num_chains * curl.evaluations_per_point(num_probes, num_loops)
     langevin_step = float(jnp.mean(run.state.adapt_state.step_size)) ** 2 / 2
 
     @jax.jit
     def measure(key: Array) -> dict[str, curl.Loops]:
-        start, unravel = last_positions(run)
+        start, unravel = last_positions(run, target)
         return {
             name: curl.measure_loops(
-                key, start, _score_of_site(run, name, unravel), num_probes, num_loops
+                key, start, _score_of_site(target, name, unravel), num_probes, num_loops
             )
             for name in run.networks
         }
@@ -75,9 +77,8 @@ def _of_local_moves(run: Run, key: Array) -> dict[str, LoopDefect]:
     }
 
 
-def _score_of_site(run: Run, name: str, unravel: Callable) -> Callable[[Array], Array]:
-    """Score of the flat position that is zero but at one site."""
-    target = run.target
+def _score_of_site(target: Target, name: str, unravel: Callable) -> Callable[[Array], Array]:
+    """Build the score of flat positions that is zero but at one site."""
 
     def score(x: Array) -> Array:
         z = unravel(x)
@@ -87,8 +88,8 @@ def _score_of_site(run: Run, name: str, unravel: Callable) -> Callable[[Array], 
     return score
 
 
-def _at_floor(run: Run, key: Array, name: str) -> LoopDefect:
-    model, t = run.target.score_models[name], run.target.floors[name]
+def _at_floor(run: Run, target: Target, name: str, key: Array) -> LoopDefect:
+    model, t = target.score_models[name], target.floors[name]
     draws = run.samples[name][:, -_MAX_POINTS:].reshape(-1, *model.event_shape)[-_MAX_POINTS:]
     alpha, _ = model.noise(t)
-    return curl.loop_defect(model, alpha * draws, t, key=key)
+    return curl.loop_defect(model, alpha * draws, t, key=key, num_probes=0)

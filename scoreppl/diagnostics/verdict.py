@@ -42,9 +42,12 @@ def verdict(median: float, sd_log_acceptance: float, rounding: float = 0.0) -> s
 
 
 def spread(log_acceptance: np.ndarray) -> float:
-    """Return the standard deviation of the finite log acceptances."""
-    finite = log_acceptance[np.isfinite(log_acceptance)]
-    return float(np.std(finite)) if finite.size else 0.0
+    """Return the standard deviation of log acceptances, those beyond +-10 counted as +-10.
+
+    Beyond, decisions are made already, and a few divergent moves would swamp all others.
+    """
+    known = np.clip(log_acceptance[~np.isnan(log_acceptance)], -10.0, 10.0)
+    return float(np.std(known)) if known.size else 0.0
 
 
 def ratio(numerator: float, denominator: float) -> float:

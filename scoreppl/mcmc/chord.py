@@ -74,7 +74,7 @@ def random_walk(
         key: Array, x: Array, node: Node, target: PathTarget, metric: metrics.Metric
     ) -> tuple[Array, Node, Array]:
         noise = jax.random.normal(key, x.shape, x.dtype)
-        y = x + step_size * metric.scale(x, noise, inv=True, trans=False)
+        y = x + jnp.asarray(step_size, x.dtype) * metric.scale(x, noise, inv=True, trans=False)
         return y, target.advance(node, x, y), jnp.zeros(())
 
     return _chord_algorithm(
@@ -109,7 +109,8 @@ def barker(
         key: Array, x: Array, node: Node, target: PathTarget, metric: metrics.Metric
     ) -> tuple[Array, Node, Array]:
         key_noise, key_sign = jax.random.split(key)
-        noise = step_size * jax.random.normal(key_noise, x.shape, x.dtype)
+        noise = jax.random.normal(key_noise, x.shape, x.dtype)
+        noise *= jnp.asarray(step_size, x.dtype)
         drift = metric.scale(x, node.force, inv=True, trans=True)
         keep = jax.random.bernoulli(key_sign, jax.nn.sigmoid(noise * drift))
         move = jnp.where(keep, noise, -noise)

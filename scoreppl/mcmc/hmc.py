@@ -141,7 +141,6 @@ def mala(
     ``blackjax.mala``; `inverse_mass_matrix` (default: identity) preconditions both terms. The
     other arguments are those of `hmc`.
     """
-
     return hmc(
         score_fn,
         log_weight_fn,
@@ -189,9 +188,10 @@ def generalised_hmc(
     def init(position: PyTree, rng_key: Array | None = None) -> GeneralisedState:
         if rng_key is None:
             raise ValueError("`init(position, rng_key)` of generalised_hmc needs `rng_key`.")
+        state = initialiser(target_for)(position)
         x = ravel_pytree(position)[0]
         momentum = metric_for(inverse_mass_matrix, x).sample_momentum(rng_key, x)
-        return GeneralisedState(*initialiser(target_for)(position), momentum)
+        return GeneralisedState(*state, momentum)
 
     def step(key: Array, state: GeneralisedState) -> tuple[GeneralisedState, ScoreInfo]:
         x, unravel, node = unpack(ScoreState(*state[:4]))
@@ -229,7 +229,7 @@ def _transition(
     generate = hmc_proposal(
         leapfrog(target)(target.score_fn, metric.kinetic_energy),
         metric.kinetic_energy,
-        jnp.asarray(step_size),
+        jnp.asarray(step_size, start.position.dtype),
         num_steps,
         divergence_threshold,
     )

@@ -80,7 +80,7 @@ batch_nodes, divergence_threshold
             key,
             HMCState(x, log_target(node), node),
             target.score_fn,
-            jnp.asarray(step_size),
+            jnp.asarray(step_size, x.dtype),
             metric_for(inverse_mass_matrix, x),
             max_num_doublings,
         )

@@ -271,7 +271,7 @@ def metric_for(inverse_mass_matrix: Array | None, x: Array) -> metrics.Metric:
             f"`inverse_mass_matrix` has shape {jnp.shape(inverse)}; a position of {x.size} "
             f"numbers needs shape {(x.size,)} or {(x.size, x.size)}."
         )
-    return metrics.default_metric(inverse)
+    return metrics.default_metric(jnp.asarray(inverse, x.dtype))
 
 
 def initialiser(target_for: TargetFor) -> Callable[..., ScoreState]:

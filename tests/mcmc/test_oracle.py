@@ -29,7 +29,6 @@ from tests.targets import (
 )
 
 TARGETS = {"gaussian": cache(gaussian_weight), "logistic": cache(logistic_weight)}
-DIMENSION = {"gaussian": 2, "logistic": 6}
 SEEDS = range(5)
 
 # Working step sizes: acceptance between 0.4 and 0.9, where a wrong acceptance shows.
@@ -60,7 +59,6 @@ def build(target: str, kernel: str, replace: dict[str, Any] | None = None, **opt
     return KERNELS[kernel](
         exact.score_fn,
         exact.log_weight_fn,
-        DIMENSION[target],
         **{"step_size": STEP_SIZES[target][kernel], **options},
     )
 

@@ -265,7 +265,7 @@ def test_a_score_site_without_weight_has_the_law_of_the_level(name):
     points = np.linspace(-8, 8, 4001)
     density = stats.norm.pdf(points[:, None], [-1.0, 1.5], spread) @ [0.4, 0.6]
     assert draws["x"].shape == (4, 5000)
-    # 5 comparisons: 5e-4 false alarms. Without the noise of the level the sd is 10 % smaller.
+    # 5 comparisons: 5e-4 false alarms. Without the noise of the level the sd is 6 % smaller.
     assert_agree(statistics(draws["x"]), exact_statistics(points, density))
 
 
@@ -364,6 +364,7 @@ def test_weights_that_are_not_a_number_are_rejected_and_counted(name):
     assert_agree(statistics(x[..., 1]), cut)
 
 
+@pytest.mark.slow
 def test_forbidden_places_are_no_failures():
     def forbidden(bound):
         x = numpyro.sample("x", ScorePrior(NORMAL))

@@ -6,6 +6,7 @@ sharpness. The likelihood is at most 1, so rejection from the prior is exact.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -96,21 +97,27 @@ class Draws(NamedTuple):
     position: Position
 
 
-def draw(key: Array, count: int, *, judged: str = "noisy", log_snr: float = LOG_SNR) -> Draws:
+@cache
+def draw(seed: int, count: int, judged: str = "noisy") -> Draws:
     """Draw exactly from p(x_0) N(u; x_0, s^2) w, with w at u ("noisy") or at D(u) ("denoised")."""
-    key_x, key_noise, key_theta, key_accept = jax.random.split(key, 4)
-    proposals = 12 * count
-    time = PRIOR.noise.time(log_snr)
-    alpha, sigma = PRIOR.noise(time)
-    clean = PRIOR.sample_exact(key_x, (proposals,))
-    x = clean + sigma / alpha * jax.random.normal(key_noise, clean.shape)
-    theta = jnp.log(jax.random.gamma(key_theta, 3.0, (proposals,)))
-    seen = jax.vmap(lambda u: PRIOR.denoise(alpha * u, time))(x) if judged == "denoised" else x
-    log_uniform = -jax.random.exponential(key_accept, (proposals,))
-    (kept,) = jnp.nonzero(log_uniform < jax.vmap(log_likelihood)({"x": seen, "theta": theta}))
+    draws, accepted = _propose(jax.random.key(1000 + seed), 12 * count, judged)
+    (kept,) = jnp.nonzero(accepted)
     assert len(kept) >= count, f"rejection sampling kept {len(kept)} of {count} wanted"
-    kept = kept[:count]
-    return Draws(clean[kept], {"theta": theta[kept], "x": x[kept]})
+    return jax.tree.map(lambda v: v[kept[:count]], draws)
+
+
+@partial(jax.jit, static_argnames=("count", "judged"))
+def _propose(key: Array, count: int, judged: str) -> tuple[Draws, Array]:
+    key_x, key_noise, key_theta, key_accept = jax.random.split(key, 4)
+    time = PRIOR.noise.time(LOG_SNR)
+    alpha, sigma = PRIOR.noise(time)
+    clean = PRIOR.sample_exact(key_x, (count,))
+    x = clean + sigma / alpha * jax.random.normal(key_noise, clean.shape)
+    theta = jnp.log(jax.random.gamma(key_theta, 3.0, (count,)))
+    seen = jax.vmap(lambda u: PRIOR.denoise(alpha * u, time))(x) if judged == "denoised" else x
+    log_uniform = -jax.random.exponential(key_accept, (count,))
+    accepted = log_uniform < jax.vmap(log_likelihood)({"x": seen, "theta": theta})
+    return Draws(clean, {"theta": theta, "x": x}), accepted
 
 
 def moments(*arrays: Array) -> Array:
@@ -120,11 +127,9 @@ def moments(*arrays: Array) -> Array:
     return jnp.concatenate([x, products, jnp.sin(2 * x), jnp.sum(x**2)[None] ** 2])
 
 
-def alarms(kernel: Any, functions: Callable[[Any], Array], count: int, **options: Any) -> list[bool]:
-    """Run the one-step oracle on each seed; `options` go to `draw`."""
+def alarms(
+    kernel: Any, functions: Callable[[Any], Array], *, count: int = 10_000, judged: str = "noisy"
+) -> list[bool]:
+    """Run the one-step oracle on each seed."""
     check = one_step_oracle(kernel, functions, false_alarm_rate=FALSE_ALARM_RATE)
-    found = []
-    for seed in SEEDS:
-        key_draws, key_check = jax.random.split(jax.random.key(seed))
-        found.append(check(key_check, draw(key_draws, count, **options)).alarm)
-    return found
+    return [check(jax.random.key(seed), draw(seed, count, judged)).alarm for seed in SEEDS]

@@ -82,23 +82,23 @@ def jumps(problem: Target, how: Any = jump) -> SamplingAlgorithm:
 def test_a_sweep_leaves_the_level_invariant(name):
     inner = split_gibbs(WEIGHT_MOVES[name](), num_steps=2, num_reverse_steps=1)
     kernel = sweep(inner, target(EXACT), STEP_SIZES[name])
-    assert not any(alarms(kernel, functions, COUNT))
+    assert not any(alarms(kernel, functions))
 
 
 def test_a_sweep_with_jumps_leaves_the_level_invariant():
     inner = split_gibbs(mala(), num_sweeps=2, num_steps=1, num_reverse_steps=1, num_jumps=2)
-    assert not any(alarms(sweep(inner, target(EXACT), 0.9), functions, COUNT))
+    assert not any(alarms(sweep(inner, target(EXACT), 0.9), functions))
 
 
 def test_a_jump_leaves_the_level_invariant():
-    assert not any(alarms(jumps(target(EXACT)), functions, COUNT))
+    assert not any(alarms(jumps(target(EXACT)), functions))
 
 
 @pytest.mark.parametrize("num_steps, fine_enough", [(3, False), (200, True)])
 def test_what_remains_is_the_discretisation_of_the_reverse_diffusion(num_steps, fine_enough):
     # The analytic score model itself, whose reverse diffusion shrinks x_0 by O(1 / num_steps).
     inner = split_gibbs(mala(), num_steps=1, num_reverse_steps=num_steps)
-    found = alarms(sweep(inner, target(PRIOR), 0.9), functions, 4_000)
+    found = alarms(sweep(inner, target(PRIOR), 0.9), functions, count=4_000)
     assert not any(found) if fine_enough else all(found)
 
 
@@ -149,18 +149,18 @@ def jump_without_translation(
 
 def test_mutant_unadjusted_weight_move():
     inner = split_gibbs(unadjusted(mala()), num_steps=2, num_reverse_steps=1)
-    assert all(alarms(sweep(inner, target(EXACT), 0.9), functions, COUNT))
+    assert all(alarms(sweep(inner, target(EXACT), 0.9), functions))
 
 
 def test_mutant_coupling_variance():
     wrong = CouplingIsNotSquared(**vars(target(EXACT)))
     inner = split_gibbs(mala(), num_steps=1, num_reverse_steps=1)
-    assert all(alarms(sweep(inner, wrong, 0.9), functions, COUNT))
+    assert all(alarms(sweep(inner, wrong, 0.9), functions))
 
 
 @pytest.mark.parametrize("mutant", [jump_without_acceptance, jump_without_translation])
 def test_mutant_jumps(mutant):
-    assert all(alarms(jumps(target(EXACT), mutant), functions, COUNT))
+    assert all(alarms(jumps(target(EXACT), mutant), functions))
 
 
 # Entering a level.
