@@ -122,7 +122,8 @@ def posterior_images(
     rows = -(-count // columns)
     heights = [2.6, 0.4 + 1.2 * rows]
     figure = _figure(max(2.1 * (len(panels) + 1) + 0.6, 1.15 * columns), sum(heights))
-    top, bottom = figure.subfigures(2, 1, height_ratios=heights)
+    halves: Any = figure.subfigures(2, 1, height_ratios=heights)
+    top, bottom = halves
     axes = np.atleast_1d(top.subplots(1, len(panels) + 1))
     for place, (name, image) in zip(axes, panels, strict=False):
         shown = _show(place, image, scale, colormap)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from scoreppl import noise
-from scoreppl.solvers import ancestral
+from scoreppl.analytic import GaussianMixture
+from scoreppl.solvers import ancestral, multistep
 
 SCHEDULES = {
     "VPLinear": noise.VPLinear(),
@@ -175,3 +176,20 @@ def test_events_of_any_shape_and_networks_of_low_precision(shape):
     )
     assert x.shape == shape and x.dtype == jnp.float32
     assert np.all(np.isfinite(x))
+
+
+@pytest.mark.parametrize("num_steps", [10, 20])
+def test_multistep_beats_ancestral_on_the_spread_of_a_normal(num_steps):
+    # The mean of x_0 is linear in the steps and the draws use the same keys, so the two spreads
+    # are compared draw for draw; 4,000 draws leave each a relative error of 1.1 %, and ancestral
+    # steps are short by more than 20 % here.
+    model = GaussianMixture(jnp.zeros((1, 1)), scales=1.0)
+
+    def spread(solver):
+        draws = model.sample(
+            jax.random.key(0), (4000,), num_steps=num_steps, solver=solver, spacing="logsnr"
+        )
+        return float(jnp.std(draws))
+
+    short, better = spread(ancestral), spread(multistep)
+    assert abs(better - 1) < 0.5 * abs(short - 1)

@@ -15,6 +15,8 @@ gives :math:`\tfrac12 b^\top (J - J^\top) a`, and a and b have variance 2h; the 
 Frobenius norm is Hutchinson's.
 """
 
+# blackjax annotates arrays as trees, hence
+# pyright: reportOperatorIssue=false
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -22,7 +24,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from blackjax.mcmc import metrics
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -38,7 +39,7 @@ from scoreppl.diagnostics.level import (
 from scoreppl.diagnostics.moves import acceptance_rate, search_evaluations, triangle
 from scoreppl.diagnostics.verdict import ratio, spread, verdict
 from scoreppl.line_integral import gauss_legendre, polyline_integral
-from scoreppl.mcmc.trajectory import Node
+from scoreppl.mcmc.trajectory import Node, metric_for
 from scoreppl.score import ScoreModel
 
 ACCURATE = gauss_legendre(4)
@@ -237,7 +238,7 @@ def measure_loops(
     num_probes, num_loops
         For each point; without probes the squared norms are NaN.
     """
-    metric = metrics.default_metric(start.inverse_mass)
+    metric = metric_for(start.inverse_mass, start.points[0])
 
     def loop(key: Array, x: Array, node: Node) -> tuple[Array, ...]:
         around = triangle(key, start.target, x, node, start.step_size, start.inverse_mass)
@@ -267,12 +268,14 @@ def measure_loops(
     key_loops, key_probes = jax.random.split(key)
     points = start.points
     loop_keys = jax.random.split(key_loops, (num_loops, len(points)))
-    values = jax.lax.map(lambda keys: jax.vmap(loop)(keys, points, start.nodes), loop_keys)
-    if num_probes == 0:
-        nothing = jnp.full(len(points), jnp.nan)
-        return Loops(*values, nothing, nothing)
-    probe_keys = jax.random.split(key_probes, (len(points), num_probes))
-    return Loops(*values, *jax.vmap(probes)(probe_keys, points))
+    integral, error, rounding, log_acceptance = jax.lax.map(
+        lambda keys: jax.vmap(loop)(keys, points, start.nodes), loop_keys
+    )
+    antisymmetric = symmetric = jnp.full(len(points), jnp.nan)
+    if num_probes > 0:
+        probe_keys = jax.random.split(key_probes, (len(points), num_probes))
+        antisymmetric, symmetric = jax.vmap(probes)(probe_keys, points)
+    return Loops(integral, error, rounding, log_acceptance, antisymmetric, symmetric)
 
 
 def evaluations_per_point(num_probes: int, num_loops: int) -> int:
@@ -290,17 +293,17 @@ def summarise(loops: Loops, step_size: float, num_score_evaluations: int) -> Loo
     ValueError
         If no loop is finite.
     """
-    found = Loops(*(np.asarray(value, np.float64) for value in loops))
-    finite = np.isfinite(found.integral)
+    host = {name: np.asarray(value, np.float64) for name, value in loops._asdict().items()}
+    finite = np.isfinite(host["integral"])
     if not finite.any():
         raise ValueError(
             "No loop integral is finite: the moves leave the region where the score is defined. "
             "Use a smaller `step_size`."
         )
-    sizes = np.abs(found.integral[finite])
-    median, sd = float(np.median(sizes)), spread(found.log_acceptance)
+    sizes = np.abs(host["integral"][finite])
+    median, sd = float(np.median(sizes)), spread(host["log_acceptance"])
     antisymmetric, symmetric = (
-        float(np.sqrt(np.mean(square))) for square in (found.antisymmetric, found.symmetric)
+        float(np.sqrt(np.mean(host[name]))) for name in ("antisymmetric", "symmetric")
     )
     return LoopDefect(
         median=median,
@@ -312,8 +315,8 @@ def summarise(loops: Loops, step_size: float, num_score_evaluations: int) -> Loo
         asymmetry=ratio(antisymmetric, symmetric),
         acceptance_rate=float(jnp.mean(acceptance_rate(loops.log_acceptance))),
         step_size=step_size,
-        quadrature_error=float(np.median(found.error[finite])),
+        quadrature_error=float(np.median(host["error"][finite])),
         num_nan=int(np.sum(~finite)),
         num_score_evaluations=num_score_evaluations,
-        verdict=verdict(median, sd, float(np.median(found.rounding[finite]))),
+        verdict=verdict(median, sd, float(np.median(host["rounding"][finite]))),
     )

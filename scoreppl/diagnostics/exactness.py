@@ -47,9 +47,9 @@ def _annealed(run: Run, target: Target) -> str:
         return "As exact at each level as the inner moves that were passed to the kernel."
     if run.inner == "split":
         return (
-            f"Exact, once annealed, for p(x0) N(u; x0, s^2) w(u, theta) with {_noise(target)}, up to "
-            "the discretisation of the reverse diffusion that draws x0. No conservative score is "
-            "needed, so no loop defect is measured."
+            f"Exact, once annealed, for p(x0) N(u; x0, s^2) w(u, theta) with {_noise(target)}, "
+            "up to the discretisation of the reverse diffusion that draws x0. No conservative "
+            "score is needed, so no loop defect is measured."
         )
     if run.networks:
         return (

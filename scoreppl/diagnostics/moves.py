@@ -4,16 +4,17 @@ The proposals come from the kernels' own leapfrog integrator (`scoreppl.mcmc.tra
 step of it is a MALA proposal. Positions are flat vectors.
 """
 
+# blackjax annotates its states as bare protocols, hence
+# pyright: reportArgumentType=false, reportReturnType=false
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from blackjax.mcmc import metrics
 from blackjax.mcmc.integrators import IntegratorState
 from jax import Array
 from jax.scipy.special import ndtri
 
-from scoreppl.mcmc.trajectory import Node, PathTarget, leapfrog, log_target
+from scoreppl.mcmc.trajectory import Node, PathTarget, leapfrog, log_target, metric_for
 
 TARGET_ACCEPTANCE_RATE = 0.75
 NUM_SEARCH_ROUNDS = 6
@@ -48,7 +49,7 @@ def propose(
     num_steps: int = 1,
 ) -> Move:
     """Walk `num_steps` leapfrog steps from `x`, where `node` is known, with a fresh momentum."""
-    metric = metrics.default_metric(inverse_mass)
+    metric = metric_for(inverse_mass, x)
     momentum = metric.sample_momentum(key, x)
     zero = jnp.zeros_like(node.log_ratio)
     node = node._replace(log_ratio=zero, log_ratio_error=zero)

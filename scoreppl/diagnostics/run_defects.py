@@ -41,7 +41,8 @@ def path_disagreement(run: Run, key: Array) -> PathAgainstChord | None:
     if run.target is None or not run.is_local or not run.networks:
         return None
     law = run.target
-    steps = min(int(np.median(run.field("num_steps"))), _MAX_STEPS)
+    lengths = run.field("num_steps")
+    steps = 1 if lengths is None else min(int(np.median(lengths)), _MAX_STEPS)
     if steps < 2:
         return None
     trajectories = -(-_NUM_TRAJECTORIES // run.num_chains)

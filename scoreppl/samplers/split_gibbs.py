@@ -29,7 +29,7 @@ from jax.flatten_util import ravel_pytree
 from scoreppl.samplers.inner import Inner, Level, StepInfo, map_sites
 from scoreppl.samplers.weight_moves import WeightMove, barker
 from scoreppl.score import ScoreModel
-from scoreppl.solvers import ancestral
+from scoreppl.solvers import multistep
 from scoreppl.target import Position, Target, Times
 
 _MAX_LOG_SNR = 14.0
@@ -64,7 +64,7 @@ def draw_clean(
         lowest = jnp.minimum(noise.log_snr(target.floors[name]), _MAX_LOG_SNR)
         start = jnp.minimum(noise.log_snr(t), lowest)
         grid = noise.time(jnp.linspace(start, lowest, num_steps))
-        x = ancestral(key, noise(grid[0])[0] * u, grid, model.denoise, noise)
+        x = multistep(key, noise(grid[0])[0] * u, grid, model.denoise, noise)
         return model.denoise(x, grid[-1])
 
     moved = map_sites(key, position, target, reverse)

@@ -11,8 +11,9 @@ from jax import Array
 
 from scoreppl.noise import Schedule
 from scoreppl.solvers.ancestral import ancestral
+from scoreppl.solvers.multistep import multistep
 
-__all__ = ["Solver", "ancestral"]
+__all__ = ["Solver", "ancestral", "multistep"]
 
 
 class Solver(Protocol):

@@ -8,7 +8,7 @@ import pytest
 import scoreppl as sp
 from case_studies.quickstart.model import digit_model, observe, total_ink
 
-NUM_DIGITS, NUM_DRAWS, BLOCK, NUM_WARMUP = 40, 59, 32, 96
+NUM_DIGITS, NUM_DRAWS, BLOCK, NUM_WARMUP = 40, 59, 16, 64
 
 
 def simulate(network, key):

@@ -1,0 +1,63 @@
+"""Second-order multistep sampling: ancestral steps with an extrapolated denoiser."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from scoreppl.noise import Schedule
+
+
+def multistep(
+    key: Array,
+    x: Array,
+    times: Array,
+    denoise: Callable[[Array, Array], Array],
+    noise: Schedule,
+) -> Array:
+    """Draw x at ``times[-1]`` given x at ``times[0]`` by DPM-Solver++(2M) SDE steps.
+
+    A step is that of `scoreppl.solvers.ancestral` with D replaced by the value extrapolated to
+    the middle of the step, D + (h / 2 h_previous) (D - D_previous), h the step in log-SNR (Lu et
+    al., arXiv:2211.01095, the SDE variant). At ten steps the law of the shipped digits is far
+    closer than by ancestral steps, at the same cost of one network call a step.
+
+    Parameters
+    ----------
+    key, x, times, denoise, noise
+        As in `scoreppl.solvers.ancestral`.
+
+    Returns
+    -------
+    Array
+        The event at ``times[-1]``, of the shape of `x`.
+    """
+    alpha, sigma = noise(times)
+    log_snr = noise.log_snr(times)
+    step_size = log_snr[1:] - log_snr[:-1]
+    fresh = -jnp.expm1(-step_size)
+    keep = alpha[:-1] / alpha[1:] * (sigma[1:] / sigma[:-1]) ** 2
+    before = jnp.concatenate([jnp.zeros(1), step_size[:-1]])
+    # No extrapolation in the first step, nor after a step of no length or of infinite length
+    # (the end of a schedule without noise).
+    usable = (before > 0) & jnp.isfinite(before) & jnp.isfinite(step_size)
+    ahead = jnp.where(usable, step_size / (2 * jnp.where(usable, before, 1.0)), 0.0)
+    steps = (
+        jax.random.split(key, len(times) - 1),
+        times[:-1],
+        keep,
+        alpha[1:] * fresh,
+        ahead,
+        sigma[1:] * jnp.sqrt(fresh),
+    )
+
+    def step(carry: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[tuple, None]:
+        x, previous = carry
+        key, t, keep, pull, ahead, spread = inputs
+        denoised = denoise(x, t)
+        target = denoised + ahead * (denoised - previous)
+        z = jax.random.normal(key, x.shape, x.dtype)
+        return (keep * x + pull * target + spread * z, denoised), None
+
+    return jax.lax.scan(step, (x, jnp.zeros_like(x)), steps)[0][0]
