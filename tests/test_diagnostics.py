@@ -4,7 +4,7 @@ The score s = -x + omega J x, with J the rotation by a right angle, is the simpl
 gradient: around a triangle with sides a and b its integral is exactly omega b.J a.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log, sqrt
 
 import jax
@@ -34,7 +34,7 @@ class Rotational:
     """Blocks of two coordinates with the score -x + omega J x, at every time."""
 
     omega: float = 0.5
-    num_blocks: int = 1
+    num_blocks: int = field(default=1, metadata={"static": True})
 
     noise = VPLinear()
     min_time = 0.0
@@ -42,7 +42,7 @@ class Rotational:
 
     @property
     def event_shape(self):
-        return (2 * int(self.num_blocks),)
+        return (2 * self.num_blocks,)
 
     def score(self, x, t):
         return -x + self.omega * (x.reshape(-1, 2) @ ROTATION.T).ravel()
@@ -140,10 +140,10 @@ def test_path_and_chord_of_a_rotation():
 
 
 @pytest.mark.parametrize(
-    "omega, expected", [(1e-3, "ok"), (0.05, "approximate"), (1.0, "not corrected")]
+    "omega, expected", [(1e-3, "ok"), (0.05, "approximate"), (0.2, "not corrected")]
 )
 def test_verdicts_follow_the_curl(omega, expected):
-    """In 20 dimensions at h = 0.3 the median loop is about 0.8 omega nats, sd(log alpha) 0.7."""
+    """In 20 dimensions at h = 0.3 the median loop is about 2.4 omega nats, sd(log alpha) 0.55."""
     x = rotational_points(32, 10)
     model = Rotational(omega, 10)
     found = diagnostics.loop_defect(model, x, 0.5, key=KEY, step_size=0.3, num_loops=4)
@@ -351,6 +351,4 @@ def test_a_time_below_the_networks_range():
 
 def test_an_unknown_rule():
     with pytest.raises(ValueError, match="`quadrature='midpoint'`"):
-        diagnostics.step_halving(
-            MIXTURE, jnp.zeros((1, 3)), 0.5, key=KEY, quadrature="midpoint"
-        )
+        diagnostics.step_halving(MIXTURE, jnp.zeros((1, 3)), 0.5, key=KEY, quadrature="midpoint")

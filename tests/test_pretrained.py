@@ -62,4 +62,4 @@ def test_samples_have_the_ink_of_digits(name):
     draws = np.asarray(network.sample(jax.random.key(0), (16,), num_steps=50))
     low, high = {"digits": (60, 160), "digits8": (16, 23)}[name]
     assert low < ((draws + 1) / 2).sum((1, 2)).mean() < high
-    assert np.abs(draws).max() < 1.3
+    assert np.abs(draws).max() < {"digits": 1.3, "digits8": 2.0}[name]

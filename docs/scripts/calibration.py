@@ -24,7 +24,7 @@ NUM_DIGITS, NUM_DRAWS, BLOCK, NUM_WARMUP = 40, 59, 16, 64
 
 
 def simulate(network: sp.ScoreNetwork, key: Array) -> tuple[Array, Array]:
-    """Draw a digit of the network's own prior, seen as in the quickstart with noise from its prior."""
+    """Draw a digit of the network, seen as in the quickstart with noise from its prior."""
     key_x, key_scale, key_noise = jax.random.split(key, 3)
     x = sp.ScorePrior(network, num_steps=300).sample(key_x)
     scale = 0.5 * jnp.abs(jax.random.normal(key_scale))

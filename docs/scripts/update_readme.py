@@ -13,7 +13,6 @@ ROOT = Path(__file__).parents[2]
 PLACES = (
     ("README.md", "quickstart", "docs/quickstart/results.md"),
     ("case_studies/quickstart/README.md", "quickstart", "docs/quickstart/results.md"),
-    ("docs/annealing.md", "table", "docs/tables/annealing.md"),
 )
 
 

@@ -161,9 +161,9 @@ def _cause(loops: np.ndarray, residual: tuple[float, ...], rounding: float) -> s
 
 def _evaluations_per_loop(rule: Quadrature) -> int:
     corner = 1 if rule.has_endpoints else 0
-    # The first move alone and the rest of the loop, each with both of its ends.
-    pieces = sum(3 * count * (len(rule.interior) + corner) + 2 * corner for count in NUM_SEGMENTS)
-    return 2 * 2 + pieces
+    side = sum(count * len(rule.interior) + (count + 1) * corner for count in NUM_SEGMENTS)
+    moves = 2 * 2  # by Simpson's rule
+    return moves + 3 * side
 
 
 @partial(jax.jit, static_argnames=("rule", "num_loops", "batch_nodes"))
@@ -181,20 +181,22 @@ def _sides_at_level(
     key_search, key_loops = jax.random.split(key)
     start = start_at_level(key_search, model, points, t, step_size, batch_nodes=batch_nodes)
 
-    def integrate(corners: Array, pieces: int) -> Array:
+    def integrate(side: Array, pieces: int) -> Array:
         return polyline_integral(
             start.target.score_fn,
-            refine(corners, pieces),
+            refine(side, pieces),
             quadrature=rule,
             batch_nodes=batch_nodes,
         ).value
 
     def sides(key: Array, x: Array, node: Node) -> tuple[Array, Array]:
         around = triangle(key, start.target, x, node, start.step_size, start.inverse_mass)
+        ends = jnp.stack([around.corners[:-1], around.corners[1:]], axis=1)
         values = []
         for pieces in NUM_SEGMENTS:
-            move = integrate(around.corners[:2], pieces)
-            values.append(jnp.stack([move, move + integrate(around.corners[1:], pieces)]))
+            # One side after another, so that the network is compiled once for the three.
+            ratios = jax.lax.map(lambda side, pieces=pieces: integrate(side, pieces), ends)
+            values.append(jnp.stack([ratios[0], jnp.sum(ratios)]))
         return jnp.stack(values), around.rounding
 
     keys = jax.random.split(key_loops, (num_loops, len(points)))

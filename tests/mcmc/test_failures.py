@@ -106,6 +106,18 @@ def test_chain_stays_before_a_barrier(kernel, barrier):
         assert not np.any(infos.is_accepted & infos.is_nan)
 
 
+@pytest.mark.parametrize("kernel", ["hmc", "barker"])
+def test_gradient_outside_the_support_is_not_followed(kernel):
+    """log(0) has a NaN gradient; the proposal is rejected for its weight and is no failure."""
+    algorithm = KERNELS[kernel](
+        standard_score, lambda x: jnp.log(jnp.maximum(0.5 - x[0], 0.0)), step_size=0.7
+    )
+    states, infos = chain(algorithm, jnp.zeros(2), 100)
+    assert not np.any(infos.is_nan)
+    assert np.any(infos.acceptance_rate == 0.0)
+    assert np.all(states.position[:, 0] < 0.5)
+
+
 @ALL_KERNELS
 def test_start_outside_the_support_moves_in(kernel):
     """A chain that starts at weight zero takes the first proposal that has weight."""

@@ -41,10 +41,9 @@ from tests.ppl.chains import (
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
     """Nearly all the time here goes into compiling programs that run for milliseconds."""
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 every_kernel = pytest.mark.parametrize("name", KERNELS)
