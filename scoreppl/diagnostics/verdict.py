@@ -51,7 +51,9 @@ def spread(log_acceptance: np.ndarray) -> float:
 
 
 def ratio(numerator: float, denominator: float) -> float:
-    """Divide; 0 / 0 is 0."""
+    """Divide; 0 / 0 is 0, and what was not measured (NaN) stays so."""
+    if numerator != numerator or denominator != denominator:
+        return float("nan")
     if denominator > 0:
         return float(numerator / denominator)
     return 0.0 if numerator == 0 else float("inf")
