@@ -55,13 +55,13 @@ def draw_clean(
 ) -> Position:
     """Draw x_0 given u at each score site by `num_steps` network calls.
 
-    The grid runs from the site's time to its floor, uniformly in log-SNR; the last call
-    denoises.
+    The grid runs from the site's time to the smallest at which the score is valid (not to the
+    ladder's floor, at which x_0 still has width), uniformly in log-SNR; the last call denoises.
     """
 
     def reverse(key: Array, model: ScoreModel, u: Array, name: str) -> Array:
         noise, t = model.noise, times[name]
-        lowest = jnp.minimum(noise.log_snr(target.floors[name]), _MAX_LOG_SNR)
+        lowest = jnp.minimum(noise.log_snr(model.min_time), _MAX_LOG_SNR)
         start = jnp.minimum(noise.log_snr(t), lowest)
         grid = noise.time(jnp.linspace(start, lowest, num_steps))
         x = multistep(key, noise(grid[0])[0] * u, grid, model.denoise, noise)

@@ -35,7 +35,8 @@ def multistep(
     """
     alpha, sigma = noise(times)
     log_snr = noise.log_snr(times)
-    step_size = log_snr[1:] - log_snr[:-1]
+    # A step of no length may come out below zero by rounding.
+    step_size = jnp.maximum(log_snr[1:] - log_snr[:-1], 0.0)
     fresh = -jnp.expm1(-step_size)
     keep = alpha[:-1] / alpha[1:] * (sigma[1:] / sigma[:-1]) ** 2
     before = jnp.concatenate([jnp.zeros(1), step_size[:-1]])
