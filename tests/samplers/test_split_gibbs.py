@@ -154,7 +154,7 @@ def test_mutant_unadjusted_weight_move():
 
 def test_mutant_coupling_variance():
     wrong = CouplingIsNotSquared(**vars(target(EXACT)))
-    inner = split_gibbs(mala(), num_steps=1, num_reverse_steps=1)
+    inner = split_gibbs(mala(), num_steps=10, num_reverse_steps=1)
     assert all(alarms(sweep(inner, wrong, 0.9), functions))
 
 
