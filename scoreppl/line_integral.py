@@ -175,9 +175,7 @@ class LineIntegral(NamedTuple):
     num_score_evaluations: int
 
 
-def segment_integral(
-    rule: Quadrature, displacement: Array, scores: Array
-) -> tuple[Array, Array]:
+def segment_integral(rule: Quadrature, displacement: Array, scores: Array) -> tuple[Array, Array]:
     """Value and error estimate of one straight segment from the scores at the rule's nodes.
 
     Parameters

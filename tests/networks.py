@@ -1,6 +1,5 @@
 """Networks that know a normal law, one for each prediction; shared by the score tests."""
 
-
 import jax.numpy as jnp
 import numpy as np
 import pytest

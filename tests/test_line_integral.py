@@ -117,9 +117,9 @@ def test_exact_for_polynomials_up_to_its_degree_and_no_further(rule, degree):
     def monomials():
         powers = jnp.arange(degree + 2)
         ends = jnp.zeros(()), jnp.ones(())
-        return jax.vmap(
-            lambda k: line_integral(lambda x: x**k, *ends, quadrature=rule).value
-        )(powers)
+        return jax.vmap(lambda k: line_integral(lambda x: x**k, *ends, quadrature=rule).value)(
+            powers
+        )
 
     with jax.enable_x64(True):
         relative = np.asarray(monomials()) * np.arange(1, degree + 3)
@@ -197,8 +197,9 @@ def test_pytrees_agree_with_flat_arrays():
     tree = line_integral(score, split(x), split(y))
     np.testing.assert_allclose(tree.value, flat.value, rtol=1e-5)
     np.testing.assert_allclose(tree.error, flat.error, rtol=1e-2)
-    ends = line_integral(score, split(x), split(y), score_x=score(split(x)),
-                         score_y=score(split(y)))
+    ends = line_integral(
+        score, split(x), split(y), score_x=score(split(x)), score_y=score(split(y))
+    )
     np.testing.assert_allclose(ends.value, flat.value, rtol=1e-5)
 
 
@@ -238,9 +239,7 @@ def test_reported_evaluations_are_the_calls_made(rule, degree, batch_nodes):
 def test_known_ends_change_nothing_but_the_cost(rule, degree):
     x, y = one_chord(1.0)
     plain = line_integral(SCORE, x, y, quadrature=rule)
-    cached = line_integral(
-        SCORE, x, y, quadrature=rule, score_x=SCORE(x), score_y=SCORE(y)
-    )
+    cached = line_integral(SCORE, x, y, quadrature=rule, score_x=SCORE(x), score_y=SCORE(y))
     np.testing.assert_allclose(cached.value, plain.value, rtol=1e-5)
 
 
@@ -302,9 +301,7 @@ def test_segment_integral_weights_are_complete():
         assert sum(rule.weights) == pytest.approx(1.0, abs=1e-12)
         assert sum(rule.error_weights) == pytest.approx(0.0, abs=1e-12)
         assert list(rule.nodes) == sorted(rule.nodes)
-        value, error = segment_integral(
-            rule, jnp.array([1.0, 2.0]), jnp.ones((len(rule.nodes), 2))
-        )
+        value, error = segment_integral(rule, jnp.array([1.0, 2.0]), jnp.ones((len(rule.nodes), 2)))
         assert float(value) == pytest.approx(3.0, rel=1e-6)
         assert float(error) == pytest.approx(0.0, abs=1e-6)
 

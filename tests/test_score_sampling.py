@@ -1,6 +1,5 @@
 """Score models beyond the score: Tweedie covariance and reverse diffusion."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -160,9 +160,7 @@ def test_which_targets_have_a_log_density():
     def silent(params, x, t, condition):
         return x
 
-    network = ScoreNetwork(
-        silent, None, noise=VPLinear(), prediction="epsilon", event_shape=(2,)
-    )
+    network = ScoreNetwork(silent, None, noise=VPLinear(), prediction="epsilon", event_shape=(2,))
     weight = lambda z: jnp.zeros(())  # noqa: E731
     assert Target({"image": pair(VPLinear())}, FLOORS, weight).has_log_density
     assert not Target({"image": pair(VPLinear()), "n": network}, FLOORS, weight).has_log_density

@@ -75,7 +75,7 @@ def sample_digit(key: Array, truth: Truth, num_samples: int) -> MCMC:
     """Draw from the posterior of the digit and the noise scale."""
     mcmc = MCMC(
         sp.AnnealedScoreMCMC(digit_model),
-        num_warmup=64,
+        num_warmup=32,
         num_samples=num_samples,
         num_chains=4,
         chain_method="vectorized",
@@ -99,7 +99,7 @@ def main() -> None:
     """Run everything and write ``figure.png`` and ``results.md``."""
     parser = argparse.ArgumentParser(prog="python -m case_studies.quickstart")
     parser.add_argument("--out", type=Path, default=Path("quickstart_results"))
-    parser.add_argument("--num-samples", type=int, default=64, help="draws a chain")
+    parser.add_argument("--num-samples", type=int, default=40, help="draws a chain")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     # ArviZ announces a change of its API once a day; nothing here depends on it.

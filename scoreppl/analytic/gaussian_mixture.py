@@ -21,7 +21,7 @@ from scoreppl.analytic.parameters import (
 from scoreppl.noise import Schedule, VPLinear, register_part
 from scoreppl.noise.schedule import as_float
 from scoreppl.score import reverse_diffusion
-from scoreppl.solvers import Solver, ancestral
+from scoreppl.solvers import Solver, multistep
 
 
 @register_part
@@ -260,7 +260,7 @@ class GaussianMixture:
         sample_shape: tuple[int, ...] = (),
         *,
         num_steps: int = 100,
-        solver: Solver = ancestral,
+        solver: Solver = multistep,
         spacing: str = "logsnr",
     ) -> Array:
         """Draw x_0 by reverse diffusion, with its errors; `sample_exact` has none."""

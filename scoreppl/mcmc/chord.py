@@ -35,9 +35,7 @@ from scoreppl.mcmc.trajectory import (
 )
 
 PyTree = Any
-Propose = Callable[
-    [Array, Array, Node, PathTarget, metrics.Metric], tuple[Array, Node, Array]
-]
+Propose = Callable[[Array, Array, Node, PathTarget, metrics.Metric], tuple[Array, Node, Array]]
 
 
 def random_walk(

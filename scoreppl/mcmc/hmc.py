@@ -113,11 +113,14 @@ def hmc(
         target = target_for(unravel)
         metric = metric_for(inverse_mass_matrix, x)
         key_momentum, key_accept = jax.random.split(key)
-        start = IntegratorState(
-            x, metric.sample_momentum(key_momentum, x), log_target(node), node
-        )
+        start = IntegratorState(x, metric.sample_momentum(key_momentum, x), log_target(node), node)
         end, info = _transition(
-            key_accept, target, metric, start, step_size, num_integration_steps,
+            key_accept,
+            target,
+            metric,
+            start,
+            step_size,
+            num_integration_steps,
             divergence_threshold,
         )
         return pack(unravel(end.position), end.logdensity_grad), info

@@ -21,7 +21,13 @@ from numpyro.util import is_prng_key
 from scoreppl.line_integral import Quadrature
 from scoreppl.ppl.contract import ScoreKernel
 from scoreppl.ppl.potential import Model, Values, flat_scores, log_weight, score_sites
-from scoreppl.samplers.annealed import LevelTuning, anneal, initial_tuning, noise_ladder
+from scoreppl.samplers.annealed import (
+    LevelTuning,
+    anneal,
+    initial_tuning,
+    noise_ladder,
+    num_score_evaluations,
+)
 from scoreppl.samplers.inner import Inner
 from scoreppl.samplers.level_moves import level_moves
 from scoreppl.samplers.split_gibbs import split_gibbs
@@ -96,9 +102,10 @@ class AnnealedScoreMCMC(ScoreKernel):
         Sweeps (``"split"``, default 1) or moves (otherwise, default 12) a level. Every sweep
         after the first also jumps through a noisier level, which moves mass between modes.
     num_reverse_steps
-        ``"split"``: network calls for one draw of the clean event.
+        ``"split"``: network calls for one draw of the clean event from the noisiest level;
+        fewer from lower levels.
     weight_move
-        ``"split"``: ``"mala"``, ``"hmc"``, ``"nuts"``, or without gradient ``"random_walk"``,
+        ``"split"``: ``"hmc"``, ``"mala"``, ``"nuts"``, or without gradient ``"random_walk"``,
         ``"slice"``, or a `scoreppl.samplers.weight_moves.WeightMove`.
     num_weight_steps
         ``"split"``: moves of (u, theta) a sweep.
@@ -133,12 +140,12 @@ class AnnealedScoreMCMC(ScoreKernel):
         model: Model,
         *,
         inner: str | Inner | None = None,
-        num_levels: int = 20,
+        num_levels: int = 64,
         levels: ArrayLike | None = None,
         steps_per_level: int | None = None,
-        num_reverse_steps: int = 10,
-        weight_move: str | WeightMove = "mala",
-        num_weight_steps: int = 25,
+        num_reverse_steps: int = 12,
+        weight_move: str | WeightMove = "hmc",
+        num_weight_steps: int = 15,
         num_integration_steps: int = 5,
         noise_level: float | None = None,
         quadrature: str | Quadrature | None = None,
@@ -242,13 +249,14 @@ class AnnealedScoreMCMC(ScoreKernel):
         numbers = state.i + jnp.arange(self._block_size)
         keys = jax.vmap(lambda number: jax.random.fold_in(state.rng_key, number))(numbers)
         split = jax.vmap(jax.random.split)(keys)
+        ladder, inner = self._ladder(target), self._build_inner(target)
         block = anneal(
             split[:, 0],
             jax.vmap(start)(split[:, 1]),
             target,
-            self._ladder(target),
+            ladder,
             state.tuning,
-            self._build_inner(target),
+            inner,
             adapt=state.i < self._num_warmup,
         )
         return state._replace(
@@ -257,9 +265,7 @@ class AnnealedScoreMCMC(ScoreKernel):
             block_acceptance=block.acceptance_rate,
             block_is_nan=block.num_nan > 0,
             tuning=block.tuning,
-            num_score_evaluations=jnp.full_like(
-                state.num_score_evaluations, self._evaluations(target)
-            ),
+            num_score_evaluations=num_score_evaluations(target, ladder, inner),
         )
 
     def _take(self, state: AnnealedState) -> AnnealedState:
@@ -300,11 +306,6 @@ class AnnealedScoreMCMC(ScoreKernel):
             batch_nodes=self._batch_nodes,
             target_acceptance_rate=0.8 if hmc else 0.6,
         )
-
-    def _evaluations(self, target: Target) -> int:
-        inner = self._build_inner(target)
-        exact = target.has_log_density and self._quadrature is None
-        return self._num_levels * inner.num_score_evaluations(exact)
 
     def noise_levels(self, *args: object, **kwargs: object) -> Array:
         """Noise standard deviations sigma / alpha of the ladder for the model's arguments."""

@@ -172,9 +172,7 @@ class ScoreKernel(MCMCKernel):
 
         def constrain(z: Values) -> Values:
             flat = seed(flat_scores(self._model), jax.random.key(0))
-            return constrain_fn(
-                flat, model_args, model_kwargs or {}, z, return_deterministic=True
-            )
+            return constrain_fn(flat, model_args, model_kwargs or {}, z, return_deterministic=True)
 
         return constrain
 

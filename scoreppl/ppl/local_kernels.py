@@ -194,6 +194,4 @@ adapt_mass_matrix, dense_mass, target_accept_prob, batch_nodes
     def _algorithm(
         self, score_fn: Callable, log_weight_fn: Callable, **shared: Any
     ) -> SamplingAlgorithm:
-        return mcmc.nuts(
-            score_fn, log_weight_fn, max_num_doublings=self._max_tree_depth, **shared
-        )
+        return mcmc.nuts(score_fn, log_weight_fn, max_num_doublings=self._max_tree_depth, **shared)

@@ -18,7 +18,7 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from scoreppl.noise import time_grid
 from scoreppl.probability_flow import log_density
 from scoreppl.score import ScoreModel
-from scoreppl.solvers import ancestral
+from scoreppl.solvers import multistep
 
 _PROTOCOL = ("noise", "event_shape", "min_time", "score", "denoise", "sample")
 _REMEDY = (
@@ -279,7 +279,7 @@ def _draws(prior: ScorePrior, key: jax.Array, count: int) -> jax.Array:
     def draw(index: jax.Array) -> jax.Array:
         key_start, key_steps = random.split(random.fold_in(key, index))
         start = sigma * random.normal(key_start, tuple(model.event_shape))
-        return ancestral(key_steps, start, times, model.denoise, model.noise) / alpha
+        return multistep(key_steps, start, times, model.denoise, model.noise) / alpha
 
     return jax.vmap(draw)(jnp.arange(count))
 

@@ -180,13 +180,34 @@ def anneal(
         return (position, num_nan), (tuning, jnp.mean(rates, 0))
 
     start = jax.vmap(lambda key, z: start_from_noise(key, z, target))(each(0), position)
-    previous = jnp.concatenate([jnp.full(1, START_LOG_SNR), ladder[:-1]])
     (end, num_nan), (tuning, rates) = jax.lax.scan(
         visit,
         (start, jnp.zeros(len(keys), int)),
-        (jnp.arange(len(ladder)), ladder, previous, tuning),
+        (jnp.arange(len(ladder)), ladder, _coming_from(ladder), tuning),
     )
     return Annealed(end, rates.T, num_nan, tuning)
+
+
+def num_score_evaluations(target: Target, ladder: Array, inner: Inner) -> Array:
+    """Score evaluations that one draw costs."""
+
+    def level(log_snr: Array, previous: Array) -> Array:
+        entry = Level(
+            target.times(log_snr),
+            target.times(previous),
+            jnp.ones((), bool),
+            jnp.zeros((), bool),
+            log_snr,
+            ladder[0],
+        )
+        return inner.num_score_evaluations(target, entry)
+
+    return jnp.sum(jax.vmap(level)(ladder, _coming_from(ladder)))
+
+
+def _coming_from(ladder: Array) -> Array:
+    """Log-SNR of the level before each."""
+    return jnp.concatenate([jnp.full(1, START_LOG_SNR), ladder[:-1]])
 
 
 def _precondition(tuning: LevelTuning, squared_gradient: Array, adapt: Array) -> LevelTuning:

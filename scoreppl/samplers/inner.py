@@ -72,7 +72,7 @@ class Inner(NamedTuple):
     num_steps
         Inner steps a sweep.
     num_score_evaluations
-        Score evaluations a level, as a function of whether log densities are exact.
+        ``num_score_evaluations(target, level)``: score evaluations of one draw at a level.
     target_acceptance_rates
         What warm-up aims at, by block; None where nothing is to be tuned.
     uses_gradient
@@ -85,7 +85,7 @@ class Inner(NamedTuple):
     num_blocks: Callable[[Target, Position], int]
     num_sweeps: int
     num_steps: int
-    num_score_evaluations: Callable[[bool], int]
+    num_score_evaluations: Callable[[Target, Level], Array]
     target_acceptance_rates: tuple[float | None, ...]
     uses_gradient: bool
 

@@ -97,11 +97,12 @@ def level_moves(
         force = ravel_pytree(state.prior_score)[0] + ravel_pytree(state.weight_gradient)[0]
         return state, StepInfo(info.acceptance_rate[None], force**2, info.is_nan)
 
-    def evaluations(exact: bool) -> int:
+    def evaluations(target: Target, level: Level) -> Array:
         # A segment: the score at its end and the quadrature's nodes (or two log densities),
         # and one VJP through the denoiser for the weight. Entering: one denoiser, one start.
+        exact = target.has_log_density and quadrature is None
         nodes = 2 if exact else len(rule.interior)
-        return 1 + 3 + num_steps * num_integration_steps * (1 + nodes + 2)
+        return jnp.asarray(1 + 3 + num_steps * num_integration_steps * (1 + nodes + 2))
 
     return Inner(
         enter,

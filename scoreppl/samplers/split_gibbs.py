@@ -33,6 +33,7 @@ from scoreppl.solvers import multistep
 from scoreppl.target import Position, Target, Times
 
 _MAX_LOG_SNR = 14.0
+_RHO = 7.0
 
 
 class SplitState(NamedTuple):
@@ -51,19 +52,21 @@ class SplitState(NamedTuple):
 
 
 def draw_clean(
-    key: Array, position: Position, target: Target, times: Times, num_steps: int
+    key: Array, position: Position, target: Target, times: Times, top: Array, num_steps: int
 ) -> Position:
-    """Draw x_0 given u at each score site by `num_steps` network calls.
+    """Draw x_0 given u at each score site by a reverse diffusion.
 
     The grid runs from the site's time to the smallest at which the score is valid (not to the
-    ladder's floor, at which x_0 still has width), uniformly in log-SNR; the last call denoises.
+    ladder's floor, at which x_0 still has width), uniformly in (sigma / alpha)^(1/7), the spacing
+    of arXiv:2206.00364; the last call denoises. It takes `num_steps` network calls from log-SNR
+    `top` and proportionately fewer from below.
     """
 
     def reverse(key: Array, model: ScoreModel, u: Array, name: str) -> Array:
-        noise, t = model.noise, times[name]
-        lowest = jnp.minimum(noise.log_snr(model.min_time), _MAX_LOG_SNR)
-        start = jnp.minimum(noise.log_snr(t), lowest)
-        grid = noise.time(jnp.linspace(start, lowest, num_steps))
+        noise = model.noise
+        start, lowest, num_calls = _reverse_path(model, times[name], top, num_steps)
+        way = jnp.minimum(jnp.arange(num_steps) / jnp.maximum(num_calls - 1, 1), 1.0)
+        grid = noise.time(-2 * _RHO * jnp.log(start + (lowest - start) * way))
         x = multistep(key, noise(grid[0])[0] * u, grid, model.denoise, noise)
         return model.denoise(x, grid[-1])
 
@@ -71,13 +74,30 @@ def draw_clean(
     return {name: moved[name] for name in target.score_models}
 
 
+def _reverse_path(
+    model: ScoreModel, t: Array, top: Array, num_steps: int
+) -> tuple[Array, Array, Array]:
+    """Return a reverse path's ends in the grid's coordinate, and its network calls (2 or more)."""
+
+    def coordinate(log_snr: Array) -> Array:
+        return jnp.exp(-log_snr / (2 * _RHO))
+
+    end = jnp.minimum(model.noise.log_snr(model.min_time), _MAX_LOG_SNR)
+    start = coordinate(jnp.minimum(model.noise.log_snr(t), end))
+    lowest = coordinate(end)
+    share = jnp.clip((start - lowest) / jnp.maximum(coordinate(top) - lowest, 1e-6), 0.0, 1.0)
+    # What rounding adds to a whole number of steps shall not add a step.
+    num_calls = 1 + jnp.ceil(share * (num_steps - 1) - 1e-3).astype(int)
+    return start, lowest, jnp.clip(num_calls, min(2, num_steps), num_steps)
+
+
 def split_gibbs(
     move: WeightMove,
     latent_move: WeightMove | None = None,
     *,
     num_sweeps: int = 1,
-    num_steps: int = 25,
-    num_reverse_steps: int = 10,
+    num_steps: int = 15,
+    num_reverse_steps: int = 12,
     num_jumps: int = 1,
 ) -> Inner:
     """Build the split Gibbs inner move.
@@ -93,7 +113,7 @@ def split_gibbs(
     num_steps
         Moves of (u, theta) a sweep.
     num_reverse_steps
-        Network calls for one draw of x_0.
+        Network calls for one draw of x_0 from the ladder's top; fewer from lower levels.
     num_jumps
         Jumps through noisier levels (see `jump`) in every sweep after the first at a level.
     """
@@ -109,24 +129,32 @@ def split_gibbs(
 
         return jax.lax.scan(one, pair, jax.random.split(key, num_jumps))[0]
 
-    def enter(key: Array, position: Position, target: Target, level: Level) -> SplitState:
-        key_clean, key_noise = jax.random.split(key)
-        come_from = {
+    def come_from(level: Level) -> Times:
+        return {
             name: jnp.where(level.is_entry, level.previous[name], level.times[name])
             for name in level.times
         }
-        clean = draw_clean(key_clean, position, target, come_from, num_reverse_steps)
-        scales = target.scales(level.times)
 
-        # On entry the position is brought to this level's noise; later sweeps leave it where
-        # it is, which makes each of them a Gibbs sweep of the level's own target.
-        fresh = _renoise(key_noise, position | clean, target, scales)
-        noisy = jax.tree.map(lambda a, b: jnp.where(level.is_entry, a, b), fresh, position)
+    def enter(key: Array, position: Position, target: Target, level: Level) -> SplitState:
+        key_clean, key_jumps = jax.random.split(key)
+        clean = draw_clean(
+            key_clean, position, target, come_from(level), level.top_log_snr, num_reverse_steps
+        )
+        before, here = target.scales(level.previous), target.scales(level.times)
+
+        # On entry the noise u - x_0 shrinks to this level's: without a weight that is fresh noise
+        # of the right law, and with one it has felt the weight already. Later sweeps leave u
+        # where it is, which makes each of them a Gibbs sweep of the level's own target.
+        shrunk = position | {
+            name: clean[name] + here[name] / before[name] * (position[name] - clean[name])
+            for name in clean
+        }
+        noisy = jax.tree.map(lambda a, b: jnp.where(level.is_entry, a, b), shrunk, position)
         if num_sweeps > 1 and num_jumps > 0:
             clean, noisy = jax.lax.cond(
                 level.is_entry,
                 lambda pair: pair,
-                lambda pair: _jumps(key_noise, pair, target, level),
+                lambda pair: _jumps(key_jumps, pair, target, level),
                 (clean, noisy),
             )
         return SplitState(clean, noisy)
@@ -160,6 +188,17 @@ def split_gibbs(
         info = StepInfo(jnp.stack(rates), squares, jnp.any(jnp.stack(bad)))
         return state._replace(position=position), info
 
+    def evaluations(target: Target, level: Level) -> Array:
+        def calls(times: Times) -> Array:
+            by_site = [
+                _reverse_path(model, times[name], level.top_log_snr, num_reverse_steps)[2]
+                for name, model in target.score_models.items()
+            ]
+            return jnp.max(jnp.stack(by_site))
+
+        again = calls(level.times) + num_jumps * num_reverse_steps
+        return calls(level.previous) + (num_sweeps - 1) * again
+
     return Inner(
         enter,
         step,
@@ -167,7 +206,7 @@ def split_gibbs(
         lambda target, position: len(_blocks(target, position)),
         num_sweeps,
         num_steps,
-        lambda exact: num_reverse_steps * (num_sweeps + (num_sweeps - 1) * num_jumps),
+        evaluations,
         tuple(move.target_acceptance_rate for move in moves),
         all(move.gradient is not None for move in moves),
     )
@@ -187,7 +226,7 @@ def jump(
     log_snr = jax.random.uniform(key_level, minval=level.top_log_snr, maxval=level.log_snr)
     times = target.times(log_snr)
     again = _renoise(key_noise, noisy | clean, target, target.scales(times))
-    proposed = draw_clean(key_clean, again, target, times, num_steps)
+    proposed = draw_clean(key_clean, again, target, times, level.top_log_snr, num_steps)
     moved = noisy | {name: noisy[name] + proposed[name] - clean[name] for name in clean}
     log_ratio = target.log_weight(moved) - target.log_weight(noisy)
     # A ratio that is not a number compares false: rejected.

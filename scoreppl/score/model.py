@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from scoreppl.noise import Schedule, time_grid
-from scoreppl.solvers import Solver, ancestral
+from scoreppl.solvers import Solver, multistep
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ class ScoreModel(Protocol):
         sample_shape: tuple[int, ...] = (),
         *,
         num_steps: int = 100,
-        solver: Solver = ancestral,
+        solver: Solver = multistep,
         spacing: str = "logsnr",
     ) -> Array:
         """Draw x_0 by reverse diffusion, shape ``(*sample_shape, *event_shape)``."""
@@ -69,7 +69,7 @@ def reverse_diffusion(
     sample_shape: tuple[int, ...] = (),
     *,
     num_steps: int = 100,
-    solver: Solver = ancestral,
+    solver: Solver = multistep,
     spacing: str = "logsnr",
 ) -> Array:
     """Draw x_0 from a score model: noise at t = 1, the solver down to `min_time`, one denoising.
@@ -125,9 +125,7 @@ def _reverse_diffusion(
     start = jnp.where(jnp.isinf(noise.log_snr(1.0)), noise.time(-14.0), 1.0)
     times = start[None]
     if num_steps > 1:
-        times = time_grid(
-            noise, num_steps - 1, spacing=spacing, t_min=model.min_time, t_max=start
-        )
+        times = time_grid(noise, num_steps - 1, spacing=spacing, t_min=model.min_time, t_max=start)
 
     def draw(key: Array) -> Array:
         key_start, key_solver = jax.random.split(key)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from scoreppl.noise import Schedule, as_float, is_concrete, register_part
 from scoreppl.score.model import check_shape, reverse_diffusion
 from scoreppl.score.prediction import PREDICTIONS, to_denoised, to_epsilon
-from scoreppl.solvers import Solver, ancestral
+from scoreppl.solvers import Solver, multistep
 
 
 @register_part
@@ -128,7 +128,7 @@ class ScoreNetwork:
         sample_shape: tuple[int, ...] = (),
         *,
         num_steps: int = 100,
-        solver: Solver = ancestral,
+        solver: Solver = multistep,
         spacing: str = "logsnr",
     ) -> Array:
         """Draw x_0 by reverse diffusion; see `reverse_diffusion`."""

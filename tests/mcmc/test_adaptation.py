@@ -65,9 +65,7 @@ def test_the_last_update_freezes_the_averaged_step_size():
     rng = np.random.default_rng(3)
     positions = jnp.asarray(rng.normal(size=(150, 2)), jnp.float32)
     rates = jnp.asarray(rng.uniform(0.3, 1.0, 150), jnp.float32)
-    final, path = run_updates(
-        window_adaptation(150, target_acceptance_rate=0.65), positions, rates
-    )
+    final, path = run_updates(window_adaptation(150, target_acceptance_rate=0.65), positions, rates)
     averaged = np.exp(np.asarray(path.dual_averaging.log_step_size_avg))
     current = np.exp(np.asarray(path.dual_averaging.log_step_size))
     np.testing.assert_allclose(final.step_size, averaged[-1], rtol=1e-6)

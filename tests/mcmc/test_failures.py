@@ -137,9 +137,7 @@ def test_random_walk_asks_for_no_gradient_of_the_weight():
     algorithm = mcmc.random_walk(standard_score, black_box, step_size=0.8)
     states, infos = chain(algorithm, jnp.zeros(2), 50)
     assert np.mean(infos.is_accepted) > 0.2
-    np.testing.assert_array_equal(
-        states.log_weight, -np.floor(np.abs(states.position)).sum(1)
-    )
+    np.testing.assert_array_equal(states.log_weight, -np.floor(np.abs(states.position)).sum(1))
     assert np.all(states.weight_gradient == 0)
 
 

@@ -237,9 +237,7 @@ def test_nodes_one_by_one_agree_with_nodes_in_a_batch(kernel):
     _, batched, batched_info = moved(kernel, "default")
     _, single, single_info = moved(kernel, "one by one")
     assert_same_moves(single, batched)
-    np.testing.assert_allclose(
-        single_info.acceptance_rate, batched_info.acceptance_rate, atol=1e-4
-    )
+    np.testing.assert_allclose(single_info.acceptance_rate, batched_info.acceptance_rate, atol=1e-4)
     np.testing.assert_array_equal(
         single_info.num_score_evaluations, batched_info.num_score_evaluations
     )

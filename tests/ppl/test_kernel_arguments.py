@@ -39,9 +39,7 @@ def test_bad_arguments_are_refused(name):
 @pytest.mark.parametrize("shape", [(2,), (4,), (3, 2), (2, 2), (3, 3, 3)])
 def test_mass_matrices_of_the_wrong_shape_are_refused(shape):
     with pytest.raises(ValueError, match="inverse_mass_matrix.*3 unconstrained numbers"):
-        ScoreMALA(model, inverse_mass_matrix=jnp.ones(shape)).init(
-            random.key(0), 0, None, (Y,), {}
-        )
+        ScoreMALA(model, inverse_mass_matrix=jnp.ones(shape)).init(random.key(0), 0, None, (Y,), {})
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,16 @@ from tests.ppl.chains import (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Nearly all the time here goes into compiling programs that run for milliseconds."""
+def quick_compilation_and_double_precision():
+    """Compile fast, as programs run for milliseconds here, and let rounding decide nothing.
+
+    Why double precision: see `assert_same_chains`. All other tests run in single precision.
+    """
     jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_enable_x64", False)
 
 
 every_kernel = pytest.mark.parametrize("name", KERNELS)
@@ -69,7 +74,8 @@ def test_samples_and_fields(name, capsys):
     fields = jax.tree.map(np.asarray, four.get_extra_fields(group_by_chain=True))
     assert set(fields) == {"diverging", "accept_prob", "is_nan", *extra_fields}
     assert all(value.shape[:2] == (CHAINS, DRAWS) for value in fields.values())
-    assert (fields["accept_prob"] >= 0).all() and (fields["accept_prob"] <= 1).all()
+    # An average over the tree exceeds 1 by rounding.
+    assert (fields["accept_prob"] >= 0).all() and (fields["accept_prob"] < 1 + 1e-5).all()
     np.testing.assert_allclose(np.exp(fields["z.s"]), draws["s"], rtol=1e-5)
     four.print_summary()
     printed = capsys.readouterr().out
@@ -81,7 +87,7 @@ def test_tuning_is_frozen_after_the_warm_up(name):
     fields = jax.tree.map(np.asarray, four_chains(name).get_extra_fields(group_by_chain=True))
     step, mass = fields["adapt_state.step_size"], fields["adapt_state.inverse_mass_matrix"]
     assert (step == step[:, :1]).all() and (mass == mass[:, :1]).all()
-    assert (step > 0).all() and (step != np.float32(0.1)).all()
+    assert (step > 0).all() and (step != 0.1).all()
     assert len(np.unique(step)) == CHAINS and len(np.unique(mass)) > 1
     means = np.cumsum(fields["accept_prob"], 1) / np.arange(1, DRAWS + 1)
     np.testing.assert_allclose(fields["mean_accept_prob"], means, rtol=1e-4)
@@ -138,6 +144,7 @@ def test_sequential_chains_with_raw_keys():
 PARALLEL = """
 import sys
 import numpyro
+numpyro.enable_x64()
 numpyro.set_host_device_count(2)
 import jax, numpy as np
 from tests.ppl.chains import KERNELS, Y, chain_keys, draws_of, model, sampler
@@ -167,25 +174,6 @@ def run_python(source, *arguments, **environment):
 def test_parallel_chains(name, tmp_path):
     run_python(PARALLEL, str(tmp_path), name)
     assert_same_chains(dict(np.load(tmp_path / f"{name}.npz")), first_chains(name, 2))
-
-
-DOUBLE = """
-import numpyro
-numpyro.enable_x64()
-import jax, numpy as np
-from tests.ppl.chains import KERNELS, Y, draws_of, model, sampler
-for name, case in KERNELS.items():
-    mcmc = sampler(case.make(model), num_chains=2)
-    mcmc.run(jax.random.key(0), Y)
-    draws = draws_of(mcmc)
-    assert draws["s"].dtype == draws["x"].dtype == np.float64, name
-    assert all(np.isfinite(value).all() for value in draws.values()), name
-"""
-
-
-@pytest.mark.slow
-def test_double_precision():
-    run_python(DOUBLE)
 
 
 @pytest.mark.slow
@@ -248,9 +236,7 @@ def test_warm_up_then_two_runs():
         mcmc.run(random.key(seed), Y, extra_fields=("adapt_state.step_size",))
         runs.append(draws_of(mcmc))
         steps = mcmc.get_extra_fields(group_by_chain=True)["adapt_state.step_size"]
-        np.testing.assert_array_equal(
-            steps[:, -1], mcmc.post_warmup_state.adapt_state.step_size
-        )
+        np.testing.assert_array_equal(steps[:, -1], mcmc.post_warmup_state.adapt_state.step_size)
     assert_same_draws(runs[2], runs[0])
     assert (runs[0]["s"] != runs[1]["s"]).mean() > 0.9
 

@@ -1,6 +1,5 @@
 """ScorePrior: the opt-in density and bad input."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,6 +1,5 @@
 """Models whose weight is refused, each with its remedy."""
 
-
 import jax.numpy as jnp
 import numpy as np
 import numpyro

@@ -54,9 +54,7 @@ def sweep(inner: Inner, problem: Target, step_size: float) -> SamplingAlgorithm:
         here, mass = level(problem), jnp.array([2.0, 0.5, 0.5])  # any positive preconditioner
         within = inner.enter(key_enter, state.position, problem, here)
         for key_move in keys:
-            within, info = inner.step(
-                key_move, within, problem, here, jnp.full(2, step_size), mass
-            )
+            within, info = inner.step(key_move, within, problem, here, jnp.full(2, step_size), mass)
         end = Draws(within.clean["x"], inner.position(within))
         return end, Info(info.acceptance_rate[0])
 
@@ -67,9 +65,7 @@ def jumps(problem: Target, how: Any = jump) -> SamplingAlgorithm:
     """One jump at the level."""
 
     def step(key: Array, state: Draws) -> tuple[Draws, None]:
-        clean, noisy = how(
-            key, {"x": state.clean}, state.position, problem, level(problem), 1
-        )
+        clean, noisy = how(key, {"x": state.clean}, state.position, problem, level(problem), 1)
         return Draws(clean["x"], noisy), None
 
     return SamplingAlgorithm(lambda state, key: state, step)
@@ -112,11 +108,11 @@ class CouplingIsNotSquared(Target):
         return {name: jnp.sqrt(scale) for name, scale in super().scales(times).items()}
 
 
-class NoEntryNoise(Target):
-    """Its scales add next to no noise to a clean event."""
+class NoiseDoesNotShrink(Target):
+    """Its scales are the same at all levels, so that entering one keeps the noise of the last."""
 
     def scales(self, times: Any) -> dict[str, Array]:
-        return {name: 1e-3 * scale for name, scale in super().scales(times).items()}
+        return {name: jnp.ones_like(scale) for name, scale in super().scales(times).items()}
 
 
 def unadjusted(move: WeightMove) -> WeightMove:
@@ -200,8 +196,8 @@ def test_entry_brings_the_prior_to_the_level(seed):
     assert np.abs(entry_z_scores(without_weight(EXACT), seed)).max() < 4.6
 
 
-def test_mutant_entry_without_noise():
-    mutant = NoEntryNoise(**vars(without_weight(EXACT)))
+def test_mutant_entry_without_shrinking():
+    mutant = NoiseDoesNotShrink(**vars(without_weight(EXACT)))
     assert np.abs(entry_z_scores(mutant, 0)).max() > 20
 
 
@@ -219,7 +215,7 @@ def test_the_clean_event_is_drawn_below_the_floor_of_the_ladder(noise_level):
     @jax.jit
     @jax.vmap
     def draws(key: Array) -> Array:
-        return draw_clean(key, {"x": u}, problem, times, 100)["x"]
+        return draw_clean(key, {"x": u}, problem, times, level(problem).top_log_snr, 100)["x"]
 
     x0 = np.asarray(draws(jax.random.split(jax.random.key(0), 4_000)))
     law = PRIOR.posterior_given(alpha * u, 0.3)
@@ -233,7 +229,7 @@ def test_two_sites_are_drawn_independently_and_plates_too():
     problem = Target(models, dict.fromkeys(models, 0.0), lambda position: jnp.zeros(()))
     times = problem.times(jnp.asarray(-2.0))
     u = {"a": jnp.zeros((2, 3, 2)), "b": jnp.zeros((2, 3, 2))}
-    clean = draw_clean(jax.random.key(0), u, problem, times, 4)
+    clean = draw_clean(jax.random.key(0), u, problem, times, level(problem).top_log_snr, 4)
     values = np.concatenate([np.asarray(v).reshape(6, 2) for v in clean.values()])
     assert clean["a"].shape == (2, 3, 2)
     assert len(np.unique(values, axis=0)) == 12
