@@ -21,6 +21,7 @@ from numpyro.util import is_prng_key
 from scoreppl.line_integral import Quadrature
 from scoreppl.ppl.contract import ScoreKernel
 from scoreppl.ppl.potential import Model, Values, flat_scores, log_weight, score_sites
+from scoreppl.ppl.prior import ScorePrior
 from scoreppl.samplers.annealed import (
     LevelTuning,
     anneal,
@@ -44,17 +45,21 @@ class AnnealedState(NamedTuple):
     ----------
     i
         Draws so far, warm-up included.
+    num_warmup
+        Draws of the warm-up, after which nothing adapts, whoever resumes the chain.
     z
         Unconstrained values of the current draw.
     accept_prob, acceptance_rate_level
         Its mean acceptance, over all levels and by level (noisiest first).
     is_nan
         Whether an inner step of it met a value that was not a number.
+    diverging
+        Whether the draw itself has weight zero, or none that is a number: leave it out.
     num_score_evaluations
         Score evaluations that it cost.
     index
         Place of the next draw in the block.
-    block_z, block_acceptance, block_is_nan
+    block_z, block_acceptance, block_is_nan, block_diverging
         The draws of the block.
     tuning
         Step sizes and preconditioners by level.
@@ -63,15 +68,18 @@ class AnnealedState(NamedTuple):
     """
 
     i: Array
+    num_warmup: Array
     z: Values
     accept_prob: Array
     acceptance_rate_level: Array
     is_nan: Array
+    diverging: Array
     num_score_evaluations: Array
     index: Array
     block_z: Values
     block_acceptance: Array
     block_is_nan: Array
+    block_diverging: Array
     tuning: LevelTuning
     rng_key: Array
 
@@ -128,12 +136,13 @@ class AnnealedScoreMCMC(ScoreKernel):
     and ESS say nothing of the bias that incomplete annealing leaves: compare a run with more
     levels and steps. With ``noise_level`` 0 the ladder ends at log-SNR 10 (sd 0.0067).
 
-    Extra fields: ``acceptance_rate_level``, ``accept_prob``, ``is_nan``,
-    ``num_score_evaluations``. Chain methods, resuming and pickling work as for every NumPyro
-    kernel; `numpyro.infer.Gibbs` does not apply to independent draws.
+    Extra fields: ``acceptance_rate_level``, ``accept_prob``, ``is_nan``, ``diverging`` (the draw
+    itself has weight zero or NaN: leave it out), ``num_score_evaluations``. Chain methods,
+    resuming and pickling work as for every NumPyro kernel; `numpyro.infer.Gibbs` does not apply
+    to independent draws.
     """
 
-    default_fields = ("z", "acceptance_rate_level", "accept_prob", "is_nan")
+    default_fields = ("z", "acceptance_rate_level", "accept_prob", "is_nan", "diverging")
 
     def __init__(
         self,
@@ -197,14 +206,16 @@ class AnnealedScoreMCMC(ScoreKernel):
                 "ordinary latents from their priors."
             )
         model_kwargs = model_kwargs or {}
-        if not score_sites(self._model, model_args, model_kwargs):
+        priors = score_sites(self._model, model_args, model_kwargs)
+        if not priors:
             raise ValueError(
                 "The model has no ScorePrior site, so there are no noise levels to anneal over; "
                 "use sp.ScoreNUTS or numpyro.infer.NUTS."
             )
         log_weight(self._model, *model_args, **model_kwargs)  # refuses what has no weight
-        self._num_warmup = num_warmup
         target = self._target(model_args, model_kwargs)
+        for name, prior in priors.items():
+            ScorePrior(prior.score_model, noise_level=target.floors[name])  # checks the level
         start = partial(_prior_values, self._model, model_args, model_kwargs)
 
         def chain(key: Array) -> AnnealedState:
@@ -213,21 +224,25 @@ class AnnealedScoreMCMC(ScoreKernel):
             block = (self._block_size,)
             return AnnealedState(
                 i=jnp.zeros((), int),
+                num_warmup=jnp.asarray(num_warmup, int),
                 z=z,
                 accept_prob=jnp.zeros(()),
                 acceptance_rate_level=rates,
                 is_nan=jnp.zeros((), bool),
+                diverging=jnp.zeros((), bool),
                 num_score_evaluations=jnp.zeros((), int),
                 index=jnp.asarray(self._block_size),
                 block_z=jax.tree.map(lambda v: jnp.zeros(block + v.shape, v.dtype), z),
                 block_acceptance=jnp.zeros(block + rates.shape),
                 block_is_nan=jnp.zeros(block, bool),
+                block_diverging=jnp.zeros(block, bool),
                 tuning=initial_tuning(target, z, self._ladder(target), inner),
                 rng_key=key,
             )
 
         self._sample_fn = self.sample
-        return chain(rng_key) if is_prng_key(rng_key) else jax.vmap(chain)(rng_key)
+        # Jitted, so that it compiles once and not operation by operation.
+        return jax.jit(chain if is_prng_key(rng_key) else jax.vmap(chain))(rng_key)
 
     def sample(self, state: AnnealedState, model_args: tuple, model_kwargs: dict) -> AnnealedState:
         """Give the next draw of each chain, making a new block where the last one is spent."""
@@ -242,7 +257,7 @@ class AnnealedScoreMCMC(ScoreKernel):
             # stays a branch under vmap.
             refill, take = jax.vmap(refill), jax.vmap(take)
             first = jax.tree.map(lambda v: v[0], state._replace(rng_key=state.i))
-        spent = (first.index >= self._block_size) | (first.i == self._num_warmup)
+        spent = (first.index >= self._block_size) | (first.i == first.num_warmup)
         return take(jax.lax.cond(spent, refill, lambda chain: chain, state))
 
     def _refill(self, state: AnnealedState, target: Target, start: Callable) -> AnnealedState:
@@ -257,13 +272,14 @@ class AnnealedScoreMCMC(ScoreKernel):
             ladder,
             state.tuning,
             inner,
-            adapt=state.i < self._num_warmup,
+            adapt=state.i < state.num_warmup,
         )
         return state._replace(
             index=jnp.zeros_like(state.index),
             block_z=block.position,
             block_acceptance=block.acceptance_rate,
             block_is_nan=block.num_nan > 0,
+            block_diverging=~block.has_weight,
             tuning=block.tuning,
             num_score_evaluations=num_score_evaluations(target, ladder, inner),
         )
@@ -276,6 +292,7 @@ class AnnealedScoreMCMC(ScoreKernel):
             accept_prob=jnp.mean(rates),
             acceptance_rate_level=rates,
             is_nan=state.block_is_nan[state.index],
+            diverging=state.block_diverging[state.index],
             index=state.index + 1,
         )
 

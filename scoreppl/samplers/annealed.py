@@ -53,6 +53,8 @@ class Annealed(NamedTuple):
         Mean acceptance at each level, shape ``(draws, num_levels)``.
     num_nan
         Inner steps that met a value that was not a number, shape ``(draws,)``.
+    has_weight
+        Whether the draw itself has a finite log weight, shape ``(draws,)``.
     tuning
         The tuning, updated if `adapt` was true.
     """
@@ -60,6 +62,7 @@ class Annealed(NamedTuple):
     position: Position
     acceptance_rate: Array
     num_nan: Array
+    has_weight: Array
     tuning: LevelTuning
 
 
@@ -71,7 +74,8 @@ def noise_ladder(
         model.noise.log_snr(target.floors[name]) for name, model in target.score_models.items()
     ]
     last = jnp.minimum(jnp.max(jnp.stack(floors)), last_log_snr)
-    return jnp.linspace(first_log_snr, last, num_levels)
+    # From the last upwards, so that a single level is the last; a floor above the top is the top.
+    return jnp.linspace(last, jnp.minimum(first_log_snr, last), num_levels)[::-1]
 
 
 def initial_tuning(target: Target, position: Position, ladder: Array, inner: Inner) -> LevelTuning:
@@ -185,7 +189,8 @@ def anneal(
         (start, jnp.zeros(len(keys), int)),
         (jnp.arange(len(ladder)), ladder, _coming_from(ladder), tuning),
     )
-    return Annealed(end, rates.T, num_nan, tuning)
+    has_weight = jnp.isfinite(jax.vmap(target.log_weight)(end))
+    return Annealed(end, rates.T, num_nan, has_weight, tuning)
 
 
 def num_score_evaluations(target: Target, ladder: Array, inner: Inner) -> Array:
@@ -196,7 +201,7 @@ def num_score_evaluations(target: Target, ladder: Array, inner: Inner) -> Array:
             target.times(log_snr),
             target.times(previous),
             jnp.ones((), bool),
-            jnp.zeros((), bool),
+            log_snr >= ladder[-1],
             log_snr,
             ladder[0],
         )
@@ -216,7 +221,7 @@ def _precondition(tuning: LevelTuning, squared_gradient: Array, adapt: Array) ->
     The median over the draws keeps the few with a very stiff weight (a tiny noise scale, say)
     from shortening everybody's steps.
     """
-    precision = jnp.median(squared_gradient, 0)
+    precision = jnp.nanmedian(squared_gradient, 0)
     usable = adapt & jnp.isfinite(precision) & (precision > 0)
     estimate = 1.0 / jnp.where(usable, precision, 1.0)
     first = tuning.visits == 0

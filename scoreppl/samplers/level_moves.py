@@ -102,7 +102,9 @@ def level_moves(
         # and one VJP through the denoiser for the weight. Entering: one denoiser, one start.
         exact = target.has_log_density and quadrature is None
         nodes = 2 if exact else len(rule.interior)
-        return jnp.asarray(1 + 3 + num_steps * num_integration_steps * (1 + nodes + 2))
+        # At the last level the weight does not pass through the denoiser.
+        through = jnp.where(level.is_last, 0, 2)
+        return 2 + through + num_steps * num_integration_steps * (1 + nodes + through)
 
     return Inner(
         enter,

@@ -88,7 +88,9 @@ def _reverse_path(
     share = jnp.clip((start - lowest) / jnp.maximum(coordinate(top) - lowest, 1e-6), 0.0, 1.0)
     # What rounding adds to a whole number of steps shall not add a step.
     num_calls = 1 + jnp.ceil(share * (num_steps - 1) - 1e-3).astype(int)
-    return start, lowest, jnp.clip(num_calls, min(2, num_steps), num_steps)
+    num_calls = jnp.clip(num_calls, min(2, num_steps), num_steps)
+    # On a path of no length only the last call, which denoises, is made.
+    return start, lowest, jnp.where(start > lowest, num_calls, 1)
 
 
 def split_gibbs(

@@ -12,6 +12,7 @@ Metropolis, slice or NUTS transition. No network is called.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from blackjax.base import SamplingAlgorithm
 from blackjax.mcmc import hmc, nuts, random_walk, slice
@@ -72,7 +73,10 @@ def no_u_turn(max_num_doublings: int = 6) -> WeightMove:
         key: Array, state: Any, log_density: LogDensity, step_size: Array, inverse_mass: Array
     ) -> tuple[Any, Array, Array]:
         state, info = kernel(key, state, log_density, step_size, inverse_mass, max_num_doublings)
-        return state, info.acceptance_rate, _is_nan(state.logdensity, info.energy)
+        # A tree ends at the first point without a density, which is then one of its ends.
+        left, right = info.trajectory_leftmost_state, info.trajectory_rightmost_state
+        is_nan = _is_nan(left.logdensity, right.logdensity) | jnp.isnan(state.logdensity)
+        return state, info.acceptance_rate, is_nan
 
     return WeightMove(nuts.init, step, _gradient, 0.8)
 
@@ -103,15 +107,20 @@ def barker() -> WeightMove:
 
 def gaussian_walk() -> WeightMove:
     """Gaussian random walk, for weights without a gradient."""
-    kernel = random_walk.build_additive_step()
 
     def step(
         key: Array, state: Any, log_density: LogDensity, step_size: Array, inverse_mass: Array
     ) -> tuple[Any, Array, Array]:
-        scale = step_size * jnp.sqrt(inverse_mass)
-        state, info = kernel(key, state, log_density, random_walk.normal(scale))
-        is_nan = _is_nan(state.logdensity, info.proposal.logdensity)
-        return state, info.acceptance_rate, is_nan
+        # Not blackjax's kernel, whose info does not show a rejected proposal.
+        key_move, key_accept = jax.random.split(key)
+        noise = jax.random.normal(key_move, state.position.shape, state.position.dtype)
+        moved = state.position + step_size * jnp.sqrt(inverse_mass) * noise
+        proposal = random_walk.init(moved, log_density)
+        log_ratio = proposal.logdensity - state.logdensity
+        rate = jnp.exp(jnp.minimum(jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio), 0.0))
+        accepted = jax.random.uniform(key_accept) < rate
+        new = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), proposal, state)
+        return new, rate, _is_nan(state.logdensity, proposal.logdensity)
 
     return WeightMove(random_walk.init, step, None, 0.25)
 

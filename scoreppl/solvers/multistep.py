@@ -57,7 +57,8 @@ def multistep(
     def step(carry: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[Array, Array]:
         x, previous = carry
         key, t, keep, pull, ahead, spread = inputs
-        denoised = denoise(x, t)
+        # A network of another precision does not change the state's.
+        denoised = denoise(x, t).astype(x.dtype)
         target = denoised + ahead * (denoised - previous)
         z = jax.random.normal(key, x.shape, x.dtype)
         return keep * x + pull * target + spread * z, denoised
