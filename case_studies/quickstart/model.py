@@ -26,7 +26,7 @@ BLUR = _blur_matrix()
 
 def observe(x: Array) -> Array:
     """Blur an image and keep its upper half: shape ``(VISIBLE, SIZE)``."""
-    return (BLUR @ x @ BLUR.T)[:VISIBLE]
+    return BLUR[:VISIBLE] @ x @ BLUR.T
 
 
 def digit_model(prior: sp.ScoreModel, y: Array | None = None) -> None:

@@ -78,7 +78,7 @@ def sample_digit(key: Array, truth: Truth, num_samples: int) -> MCMC:
         num_warmup=32,
         num_samples=num_samples,
         num_chains=4,
-        chain_method="vectorized",
+        chain_method="parallel",
         progress_bar=False,
     )
     mcmc.run(key, sp.pretrained.load("digits"), truth.observation)

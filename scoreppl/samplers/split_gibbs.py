@@ -98,8 +98,8 @@ def split_gibbs(
     latent_move: WeightMove | None = None,
     *,
     num_sweeps: int = 1,
-    num_steps: int = 15,
-    num_reverse_steps: int = 12,
+    num_steps: int = 10,
+    num_reverse_steps: int = 16,
     num_jumps: int = 1,
 ) -> Inner:
     """Build the split Gibbs inner move.
