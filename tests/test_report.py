@@ -165,7 +165,7 @@ def test_split_annealing_needs_no_conservative_score():
     rates = mcmc.get_extra_fields(group_by_chain=True)["acceptance_rate_level"]
     np.testing.assert_allclose(found.acceptance_rate_level, rates.mean((0, 1)), rtol=1e-5)
     np.testing.assert_allclose(found.noise_levels, kernel.noise_levels(Y))
-    assert found.loop_defects == {} and found.num_divergent is None
+    assert found.loop_defects == {} and found.num_divergent == 0
     assert found.score_evaluations == 2 * 16 * found.score_evaluations_per_draw
     assert "No conservative score is needed" in found.exactness[0]
     assert "num_levels" in found.exactness[1] and "independent" in found.exactness[1]

@@ -347,8 +347,11 @@ def broken_likelihood(bound):
 @pytest.mark.parametrize("name", slow_unless("mala"))
 def test_weights_that_are_not_a_number_are_rejected_and_counted(name):
     draws, fields = run(
-        KERNELS[name](broken_likelihood, quadrature="simpson"), 0.5,
-        num_warmup=300, num_samples=5000 if name == "mala" else 2000, seed=6,
+        # A wall drives the step size of a chain that starts beside it down, so it is fixed here.
+        KERNELS[name](
+            broken_likelihood, quadrature="simpson", step_size=0.5, adapt_step_size=False
+        ),
+        0.5, num_warmup=300, num_samples=5000 if name == "mala" else 2000, seed=6,
         extra_fields=("is_nan",),
     )  # fmt: skip
     x = draws["x"]

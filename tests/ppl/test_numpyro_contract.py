@@ -46,9 +46,11 @@ def quick_compilation_and_double_precision():
     """
     jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_enable_x64", True)
+    jax.clear_caches()  # what one precision has traced does not run in the other
     yield
     jax.config.update("jax_disable_most_optimizations", False)
     jax.config.update("jax_enable_x64", False)
+    jax.clear_caches()
 
 
 every_kernel = pytest.mark.parametrize("name", KERNELS)
