@@ -86,7 +86,9 @@ def assert_same_draws(found, expected, atol=0.0):
 
 
 def linear_score(params, x, t, condition):
-    return params["precision"] * (params["mean"] - x)
+    """Score at every noise level of a normal law with the given mean and precision."""
+    alpha, sigma = VPLinear()(t)
+    return (alpha * params["mean"] - x) / (alpha**2 / params["precision"] + sigma**2)
 
 
 def network_of(params):
