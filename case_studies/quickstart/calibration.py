@@ -35,7 +35,7 @@ def simulate(network: sp.ScoreNetwork, key: Array) -> tuple[Array, Array, Array]
     noise scale is below its true value for someone who knows the digit.
     """
     key_x, key_scale, key_noise = jax.random.split(key, 3)
-    x = network.sample(key_x, num_steps=200, solver=sp.solvers.multistep)
+    x = sp.ScorePrior(network, num_steps=200).sample(key_x)
     scale = 0.5 * jnp.abs(jax.random.normal(key_scale))
     clean = observe(x)
     y = clean + scale * jax.random.normal(key_noise, clean.shape)

@@ -39,18 +39,11 @@ from tests.ppl.chains import (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation_and_double_precision():
-    """Compile fast, as programs run for milliseconds here, and let rounding decide nothing.
-
-    Why double precision: see `assert_same_chains`. All other tests run in single precision.
-    """
+def quick_compilation():
+    """Nearly all the time here goes into compiling programs that run for milliseconds."""
     jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_enable_x64", True)
-    jax.clear_caches()  # what one precision has traced does not run in the other
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-    jax.config.update("jax_enable_x64", False)
-    jax.clear_caches()
 
 
 every_kernel = pytest.mark.parametrize("name", KERNELS)
@@ -89,10 +82,10 @@ def test_tuning_is_frozen_after_the_warm_up(name):
     fields = jax.tree.map(np.asarray, four_chains(name).get_extra_fields(group_by_chain=True))
     step, mass = fields["adapt_state.step_size"], fields["adapt_state.inverse_mass_matrix"]
     assert (step == step[:, :1]).all() and (mass == mass[:, :1]).all()
-    assert (step > 0).all() and (step != 0.1).all()
+    assert (step > 0).all() and (step != np.float32(0.1)).all()
     assert len(np.unique(step)) == CHAINS and len(np.unique(mass)) > 1
     means = np.cumsum(fields["accept_prob"], 1) / np.arange(1, DRAWS + 1)
-    np.testing.assert_allclose(fields["mean_accept_prob"], means, rtol=1e-4)
+    np.testing.assert_allclose(fields["mean_accept_prob"], means, rtol=1e-4, atol=1e-6)
 
 
 @every_kernel
@@ -130,34 +123,6 @@ def first_chains(name, count):
     return {site: value[:count] for site, value in draws_of(four_chains(name)).items()}
 
 
-@every_kernel
-def test_a_chain_alone_is_the_chain_among_four(name):
-    alone = sampler(KERNELS[name].make(model), num_chains=1)
-    alone.run(chain_keys()[0], Y)
-    assert_same_chains(draws_of(alone), first_chains(name, 1))
-
-
-def test_sequential_chains_with_raw_keys():
-    mcmc = sampler(ScoreMALA(model), num_chains=2, chain_method="sequential")
-    mcmc.run(random.key_data(chain_keys())[:2], Y)
-    assert_same_chains(draws_of(mcmc), first_chains("ScoreMALA", 2))
-
-
-PARALLEL = """
-import sys
-import numpyro
-numpyro.enable_x64()
-numpyro.set_host_device_count(2)
-import jax, numpy as np
-from tests.ppl.chains import KERNELS, Y, chain_keys, draws_of, model, sampler
-assert jax.local_device_count() == 2
-for name in sys.argv[2:]:
-    mcmc = sampler(KERNELS[name].make(model), num_chains=2, chain_method="parallel")
-    mcmc.run(chain_keys()[:2], Y)
-    np.savez(sys.argv[1] + "/" + name, **draws_of(mcmc))
-"""
-
-
 def run_python(source, *arguments, **environment):
     """Run a program in a fresh process, where JAX has not started yet."""
     subprocess.run(
@@ -169,13 +134,56 @@ def run_python(source, *arguments, **environment):
     )
 
 
+# In double precision, where rounding turns no acceptance around.
+ALONE = """
+import sys
+import numpyro
+numpyro.enable_x64()
+from tests.ppl.chains import KERNELS, Y, assert_same_draws, chain_keys, draws_of, model, sampler
+make = KERNELS[sys.argv[1]].make
+four, alone = sampler(make(model)), sampler(make(model), num_chains=1)
+four.run(chain_keys(), Y)
+alone.run(chain_keys()[0], Y)
+first = {name: value[:1] for name, value in draws_of(four).items()}
+assert_same_draws(draws_of(alone), first, atol=2e-3)
+"""
+
+
+@every_kernel
+def test_a_chain_alone_is_the_chain_among_four(name):
+    run_python(ALONE, name)
+
+
+def test_sequential_chains_with_raw_keys():
+    mcmc = sampler(ScoreMALA(model), num_chains=2, chain_method="sequential")
+    mcmc.run(random.key_data(chain_keys())[:2], Y)
+    assert_same_chains(draws_of(mcmc), first_chains("ScoreMALA", 2))
+
+
+# In double precision, where rounding turns no acceptance around.
+PARALLEL = """
+import sys
+import numpyro
+numpyro.enable_x64()
+numpyro.set_host_device_count(2)
+import jax, numpy as np
+from tests.ppl.chains import KERNELS, Y, assert_same_draws, chain_keys, draws_of, model, sampler
+assert jax.local_device_count() == 2
+found = {}
+for method in ("parallel", "vectorized"):
+    mcmc = sampler(KERNELS[sys.argv[1]].make(model), num_chains=2, chain_method=method)
+    mcmc.run(chain_keys()[:2], Y)
+    found[method] = draws_of(mcmc)
+assert_same_draws(found["parallel"], found["vectorized"], atol=2e-3)
+"""
+
+
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=() if n == "ScoreMALA" else pytest.mark.slow) for n in KERNELS],
 )
-def test_parallel_chains(name, tmp_path):
-    run_python(PARALLEL, str(tmp_path), name)
-    assert_same_chains(dict(np.load(tmp_path / f"{name}.npz")), first_chains(name, 2))
+def test_parallel_chains(name):
+    run_python(PARALLEL, name)
 
 
 # NumPyro cannot reuse its buffers inside a mapped function, and JAX says so.
