@@ -1,4 +1,4 @@
-"""The ancestral solver against exact Gaussian laws."""
+"""The solvers against exact Gaussian laws."""
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +8,8 @@ import pytest
 from scoreppl import noise
 from scoreppl.analytic import GaussianMixture
 from scoreppl.solvers import ancestral, multistep
+from tests.networks import EVERY_SCHEDULE, SCHEDULES
 
-SCHEDULES = {
-    "VPLinear": noise.VPLinear(),
-    "VPCosine": noise.VPCosine(),
-    "VE": noise.VE(0.01, 20.0),
-    "EDM": noise.EDM(),
-    "FlowMatching": noise.FlowMatching(),
-    "DiscreteVP": noise.DiscreteVP.scaled_linear(),
-}
-EVERY_SCHEDULE = pytest.mark.parametrize(
-    "schedule", [pytest.param(schedule, id=name) for name, schedule in SCHEDULES.items()]
-)
 DRAWS = 20_000
 MEAN = np.array([1.5, -0.4, 0.0])
 SCALE = np.array([0.3, 1.0, 0.0])  # the last entry is a point mass

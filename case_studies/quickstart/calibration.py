@@ -7,8 +7,7 @@
 Draws 40 digits from the network and noise scales from their prior, samples each posterior and
 counts how often central 90 % intervals of total ink and noise scale hold the truth (Talts et
 al., arXiv:1804.06788). For comparison it counts the same for the noise scale's posterior given
-the digit, which is exact: what these 40 sets of noise allow. Takes about a quarter of an hour on
-two cores.
+the digit, which is exact: what these 40 sets of noise allow.
 """
 
 import argparse
@@ -22,8 +21,6 @@ from jax import Array
 import scoreppl as sp
 from case_studies.quickstart.model import digit_model, observe, total_ink
 
-# The noise of seed 0 is unusual: there the exact intervals given the digit cover 0.70.
-SEED = 1
 NUM_DIGITS, NUM_DRAWS, BLOCK, NUM_WARMUP = 40, 39, 10, 20
 QUANTITIES = ("total ink", "noise scale")
 
@@ -98,8 +95,10 @@ def main() -> None:
     """Run all digits and write the table."""
     parser = argparse.ArgumentParser(prog="python -m case_studies.quickstart.calibration")
     parser.add_argument("--out", type=Path, default=Path("quickstart_results"))
+    # Seed 0 has unusual noise: even knowing the digits, few of the intervals hold there.
+    parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    found, known = ranks(sp.pretrained.load("digits"), jax.random.key(SEED))
+    found, known = ranks(sp.pretrained.load("digits"), jax.random.key(arguments.seed))
     rows = [
         "| quantity | coverage of 90 % intervals | mean rank (19.5 if calibrated) |",
         "|---|---|---|",

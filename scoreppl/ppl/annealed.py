@@ -132,7 +132,7 @@ class AnnealedScoreMCMC(ScoreKernel):
     Notes
     -----
     Warm-up tunes the step size and a diagonal preconditioner of each level on draws that are
-    thrown away, then freezes them; about four blocks suffice. Draws are independent, so R-hat
+    thrown away, then freezes them. Draws are independent, so R-hat
     and ESS say nothing of the bias that incomplete annealing leaves: compare a run with more
     levels and steps. With ``noise_level`` 0 the ladder ends at log-SNR 10 (sd 0.0067).
 
@@ -338,8 +338,8 @@ class AnnealedScoreMCMC(ScoreKernel):
 
 def _checked_levels(levels: ArrayLike) -> np.ndarray:
     values = np.asarray(levels, float)
-    if values.ndim != 1 or len(values) == 0 or not np.all(values > 0):
-        raise ValueError("`levels` must be a vector of positive noise standard deviations.")
+    if values.ndim != 1 or len(values) == 0 or not np.all((values > 0) & np.isfinite(values)):
+        raise ValueError("`levels` must be a vector of positive, finite noise standard deviations.")
     if not np.all(np.diff(values) < 0):
         raise ValueError("`levels` must decrease, from the noisiest level to the last.")
     return values

@@ -29,7 +29,7 @@ class LevelTuning(NamedTuple):
     inverse_mass
         Diagonal preconditioner, shape ``(num_levels, d)``.
     visits
-        Times that warm-up has been at the level.
+        Sweeps that the preconditioner was learnt from; stays 0 for gradient-free moves.
     """
 
     averaging: Any

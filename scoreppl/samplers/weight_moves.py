@@ -32,7 +32,8 @@ class WeightMove(NamedTuple):
         ``init(x, log_density) -> state``, a named tuple with ``position``.
     step
         ``step(key, state, log_density, step_size, inverse_mass) -> (state, acceptance_rate,
-        is_nan)``; a proposal whose density is not a number is rejected and flagged.
+        is_nan)``; a proposal whose density is not a number is rejected and flagged (the slice
+        move shrinks past such points without a flag).
     gradient
         ``gradient(state)``: gradient of the log density, or None for gradient-free moves.
     target_acceptance_rate

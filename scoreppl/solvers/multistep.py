@@ -20,9 +20,9 @@ def multistep(
 
     A step is that of `scoreppl.solvers.ancestral` with D replaced by the value extrapolated to
     the middle of the step, D + (h / 2 h_previous) (D - D_previous), h the step in log-SNR (Lu et
-    al., arXiv:2211.01095, the SDE variant). At ten steps the law of the shipped digits is far
-    closer than by ancestral steps, at the same cost of one network call a step. A step of no
-    length costs none, so a grid of fixed size may end early by repeating its last time.
+    al., arXiv:2211.01095, the SDE variant). It integrates the drift to second order, at the same
+    cost of one network call. A step of no length costs none, so a grid of fixed size may end
+    early by repeating its last time.
 
     Parameters
     ----------

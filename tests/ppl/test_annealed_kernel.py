@@ -88,6 +88,7 @@ def test_pictures_are_drawn(chains):
         ({"num_levels": 0}, "`num_levels=0` must be at least 1"),
         ({"levels": [1.0, 2.0]}, "`levels` must decrease"),
         ({"levels": [1.0, -2.0]}, "`levels` must be a vector of positive"),
+        ({"levels": [np.inf, 1.0]}, "`levels` must be a vector of positive, finite"),
     ],
 )
 def test_bad_options_are_named(options, message):

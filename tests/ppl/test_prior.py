@@ -80,7 +80,7 @@ def test_the_lowest_level_of_a_network_is_its_min_time():
     assert prior.noise_level == network.min_time
     # A standard normal stays one under VPLinear, so in data units the standard deviation is
     # 1 / alpha. 20000 numbers: 5 standard errors are 5 / sqrt(40000) = 0.025 (false alarm 6e-7);
-    # 100 steps are 0.3 % too wide, ancestral ones would be 4 % too narrow.
+    # 100 ancestral steps would fail, being 4 % too narrow.
     for level in (None, 0.5):
         prior = ScorePrior(network, noise_level=level)
         alpha, _ = network.noise(prior.noise_level)
