@@ -24,7 +24,7 @@ from tests.problems import problem, truth
 
 OUT = Path(__file__).parents[1] / "tables" / "annealing.md"
 NUM_DRAWS, NUM_WARMUP, BLOCK = 2048, 1024, 512
-SETTINGS = ((20, 1), (20, 4), (20, 12), (10, 12), (40, 12))
+SETTINGS = ((20, 1), (20, 4), (20, 12), (40, 12), (80, 12))
 
 
 def main() -> None:

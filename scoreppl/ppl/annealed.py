@@ -87,9 +87,9 @@ class AnnealedState(NamedTuple):
 class AnnealedScoreMCMC(ScoreKernel):
     r"""Independent draws, each annealed from pure noise over a ladder of noise levels.
 
-    At each level one of two families of inner moves acts. ``"split"`` draws the clean event
+    At each level one of two families of inner moves acts. ``"split"`` draws a cleaner event v
     given the noisy one by a short reverse diffusion, then moves (u, theta) on the known density
-    w(u, theta) N(u; x_0, s^2) by an exact kernel; it needs neither a backward pass through the
+    w(u, theta) N(u; v, s^2 - r^2) by an exact kernel; it needs neither a backward pass through the
     network nor a conservative score (`scoreppl.samplers.split_gibbs`). ``"mala"`` and ``"hmc"``
     take a reverse step and then Metropolis moves on p_t(x) w(D(x, t), theta) with the line
     integral (`scoreppl.samplers.level_moves`). Ordinary latents move with the weight's density.
@@ -110,8 +110,7 @@ class AnnealedScoreMCMC(ScoreKernel):
         Sweeps (``"split"``, default 1) or moves (otherwise, default 12) a level. Every sweep
         after the first also jumps through a noisier level, which moves mass between modes.
     num_reverse_steps
-        ``"split"``: network calls for one draw of the clean event from the noisiest level;
-        fewer from lower levels.
+        ``"split"``: network calls for one draw of the cleaner event.
     weight_move
         ``"split"``: ``"hmc"``, ``"mala"``, ``"nuts"``, or without gradient ``"random_walk"``,
         ``"slice"``, or a `scoreppl.samplers.weight_moves.WeightMove`.
@@ -152,9 +151,9 @@ class AnnealedScoreMCMC(ScoreKernel):
         num_levels: int = 64,
         levels: ArrayLike | None = None,
         steps_per_level: int | None = None,
-        num_reverse_steps: int = 16,
+        num_reverse_steps: int = 4,
         weight_move: str | WeightMove = "hmc",
-        num_weight_steps: int = 10,
+        num_weight_steps: int = 6,
         num_integration_steps: int = 5,
         noise_level: float | None = None,
         quadrature: str | Quadrature | None = None,
@@ -249,39 +248,43 @@ class AnnealedScoreMCMC(ScoreKernel):
         model_kwargs = model_kwargs or {}
         target = self._target(model_args, model_kwargs)
         start = partial(_prior_values, self._model, model_args, model_kwargs)
-        refill: Callable = lambda chain: self._refill(chain, target, start)  # noqa: E731
-        take: Callable = self._take
-        first = state
-        if not is_prng_key(state.rng_key):
-            # Chains advance together, so one counter decides for all of them and the branch
-            # stays a branch under vmap.
-            refill, take = jax.vmap(refill), jax.vmap(take)
-            first = jax.tree.map(lambda v: v[0], state._replace(rng_key=state.i))
-        spent = (first.index >= self._block_size) | (first.i == first.num_warmup)
-        return take(jax.lax.cond(spent, refill, lambda chain: chain, state))
+        is_one_chain = is_prng_key(state.rng_key)
+        chains = jax.tree.map(lambda v: v[None], state) if is_one_chain else state
+        # Chains advance together, so one counter decides for all of them.
+        first = chains.i[0], chains.index[0], chains.num_warmup[0]
+        spent = (first[1] >= self._block_size) | (first[0] == first[2])
+        chains = jax.lax.cond(
+            spent, lambda chains: self._refill(chains, target, start), lambda chains: chains, chains
+        )
+        chains = jax.vmap(self._take)(chains)
+        return jax.tree.map(lambda v: v[0], chains) if is_one_chain else chains
 
-    def _refill(self, state: AnnealedState, target: Target, start: Callable) -> AnnealedState:
-        numbers = state.i + jnp.arange(self._block_size)
-        keys = jax.vmap(lambda number: jax.random.fold_in(state.rng_key, number))(numbers)
-        split = jax.vmap(jax.random.split)(keys)
+    def _refill(self, chains: AnnealedState, target: Target, start: Callable) -> AnnealedState:
+        def draw_keys(key: Array, i: Array) -> Array:
+            numbers = i + jnp.arange(self._block_size)
+            each = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+            return jax.vmap(jax.random.split)(each)
+
+        keys = jax.vmap(draw_keys)(chains.rng_key, chains.i)
         ladder, inner = self._ladder(target), self._build_inner(target)
         block = anneal(
-            split[:, 0],
-            jax.vmap(start)(split[:, 1]),
+            keys[:, :, 0],
+            jax.vmap(jax.vmap(start))(keys[:, :, 1]),
             target,
             ladder,
-            state.tuning,
+            chains.tuning,
             inner,
-            adapt=state.i < state.num_warmup,
+            adapt=chains.i[0] < chains.num_warmup[0],
         )
-        return state._replace(
-            index=jnp.zeros_like(state.index),
+        cost = num_score_evaluations(target, ladder, inner)
+        return chains._replace(
+            index=jnp.zeros_like(chains.index),
             block_z=block.position,
             block_acceptance=block.acceptance_rate,
             block_is_nan=block.num_nan > 0,
             block_diverging=~block.has_weight,
             tuning=block.tuning,
-            num_score_evaluations=num_score_evaluations(target, ladder, inner),
+            num_score_evaluations=jnp.full_like(chains.num_score_evaluations, cost),
         )
 
     def _take(self, state: AnnealedState) -> AnnealedState:

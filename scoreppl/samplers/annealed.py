@@ -20,7 +20,7 @@ START_LOG_SNR = -10.0
 
 
 class LevelTuning(NamedTuple):
-    """What warm-up learns, with a leading axis over the noise levels.
+    """What warm-up learns of one chain, with a leading axis over the noise levels.
 
     Attributes
     ----------
@@ -43,20 +43,20 @@ class LevelTuning(NamedTuple):
 
 
 class Annealed(NamedTuple):
-    """Result of one block of draws.
+    """Result of one block of draws of each chain.
 
     Attributes
     ----------
     position
-        Values of all sites, leading axis over the draws.
+        Values of all sites, leading axes over the chains and their draws.
     acceptance_rate
-        Mean acceptance at each level, shape ``(draws, num_levels)``.
+        Mean acceptance at each level, shape ``(chains, draws, num_levels)``.
     num_nan
-        Inner steps that met a value that was not a number, shape ``(draws,)``.
+        Inner steps that met a value that was not a number, shape ``(chains, draws)``.
     has_weight
-        Whether the draw itself has a finite log weight, shape ``(draws,)``.
+        Whether the draw itself has a finite log weight, shape ``(chains, draws)``.
     tuning
-        The tuning, updated if `adapt` was true.
+        The chains' tunings, updated if `adapt` was true.
     """
 
     position: Position
@@ -115,26 +115,40 @@ def anneal(
     inner: Inner,
     adapt: Array,
 ) -> Annealed:
-    """Take a block of draws from pure noise down the ladder.
+    """Take a block of draws of each chain from pure noise down the ladder.
+
+    Draws of all chains make one batch for the network: nested batches cost it 15 % more time.
 
     Parameters
     ----------
     keys
-        One key a draw, shape ``(draws,)``. A draw depends on its own key and the tuning alone.
+        One key a draw, shape ``(chains, draws)``. A draw depends on its own key and its chain's
+        tuning alone.
     position
-        Starting values of the ordinary latents (those of score sites are ignored), leading axis
-        over the draws.
+        Starting values of the ordinary latents (those of score sites are ignored), leading axes
+        over the chains and their draws.
     target
         Score models and weight.
     ladder
         Log-SNR of the levels, increasing.
     tuning
-        Step sizes and preconditioners by level.
+        Step sizes and preconditioners by level, leading axis over the chains.
     inner
         What happens at a level.
     adapt
         Whether to update the tuning: true in warm-up only.
     """
+    num_chains, num_draws = keys.shape[:2]
+
+    def by_chain(values: Array) -> Array:
+        return values.reshape((num_chains, num_draws) + values.shape[1:])
+
+    def by_draw(values: Array) -> Array:
+        return jnp.repeat(values, num_draws, axis=0)
+
+    keys, position = jax.tree.map(
+        lambda v: v.reshape((num_chains * num_draws,) + v.shape[2:]), (keys, position)
+    )
 
     def each(fold: int | Array) -> Array:
         return jax.vmap(lambda key: jax.random.fold_in(key, fold))(keys)
@@ -151,6 +165,7 @@ def anneal(
             visit_keys = jax.vmap(jax.random.fold_in, (0, None))(each(1 + index), number)
             split = jax.vmap(jax.random.split)(visit_keys)
             state = jax.vmap(lambda k, z: inner.enter(k, z, target, level))(split[:, 0], position)
+            masses = by_draw(tuning.inverse_mass)
 
             def move(carry: tuple, k: Array) -> tuple[tuple, Array]:
                 state, averaging, squares, num_nan = carry
@@ -159,23 +174,29 @@ def anneal(
                     adapt, jnp.exp(averaging.log_step_size), jnp.exp(averaging.log_step_size_avg)
                 )
                 state, info = jax.vmap(
-                    lambda key, s: inner.step(key, s, target, level, step_size, tuning.inverse_mass)
-                )(step_keys, state)
-                averaging = _update_averaging(inner, averaging, info.acceptance_rate, adapt)
+                    lambda key, s, step, mass: inner.step(key, s, target, level, step, mass)
+                )(step_keys, state, by_draw(step_size), masses)
+                averaging = jax.vmap(
+                    lambda state, rates: _update_averaging(inner, state, rates, adapt)
+                )(averaging, by_chain(info.acceptance_rate))
                 # The first half of a sweep relaxes; its gradients say little of the target's.
                 late = 2 * (k + 1) > inner.num_steps
                 squares = squares + late * info.squared_gradient
                 carry = (state, averaging, squares, num_nan + info.is_nan)
                 return carry, info.acceptance_rate
 
-            none = jnp.zeros((len(keys), tuning.inverse_mass.size))
             end, rates = jax.lax.scan(
-                move, (state, tuning.averaging, none, num_nan), jnp.arange(inner.num_steps)
+                move,
+                (state, tuning.averaging, jnp.zeros_like(masses), num_nan),
+                jnp.arange(inner.num_steps),
             )
             state, averaging, squares, num_nan = end
             tuning = tuning._replace(averaging=averaging)
             if inner.uses_gradient:
-                tuning = _precondition(tuning, 2.0 * squares / (inner.num_steps + 1), adapt)
+                mean_squares = by_chain(2.0 * squares / (inner.num_steps + 1))
+                tuning = jax.vmap(lambda tuning, square: _precondition(tuning, square, adapt))(
+                    tuning, mean_squares
+                )
             position = jax.vmap(inner.position)(state)
             return (position, tuning, num_nan), jnp.mean(rates, (0, 2))
 
@@ -183,14 +204,18 @@ def anneal(
         position, tuning, num_nan = end
         return (position, num_nan), (tuning, jnp.mean(rates, 0))
 
+    def swapped(tuning: LevelTuning) -> LevelTuning:
+        return jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1), tuning)
+
     start = jax.vmap(lambda key, z: start_from_noise(key, z, target))(each(0), position)
     (end, num_nan), (tuning, rates) = jax.lax.scan(
         visit,
         (start, jnp.zeros(len(keys), int)),
-        (jnp.arange(len(ladder)), ladder, _coming_from(ladder), tuning),
+        (jnp.arange(len(ladder)), ladder, _coming_from(ladder), swapped(tuning)),
     )
     has_weight = jnp.isfinite(jax.vmap(target.log_weight)(end))
-    return Annealed(end, rates.T, num_nan, has_weight, tuning)
+    found = jax.tree.map(by_chain, (end, rates.T, num_nan, has_weight))
+    return Annealed(*found, swapped(tuning))
 
 
 def num_score_evaluations(target: Target, ladder: Array, inner: Inner) -> Array:

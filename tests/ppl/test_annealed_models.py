@@ -79,9 +79,9 @@ def linear_posterior():
 THOROUGH = {
     "hmc": {"num_levels": 15, "steps_per_level": 8},
     "split": {
-        "num_levels": 20,
+        "num_levels": 40,
         "steps_per_level": 4,
-        "num_reverse_steps": 15,
+        "num_reverse_steps": 6,
         "num_weight_steps": 25,
     },
 }

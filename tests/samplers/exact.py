@@ -16,6 +16,7 @@ from jax import Array
 from scoreppl.analytic import GaussianMixture
 from scoreppl.noise import VPLinear, register_part
 from scoreppl.samplers.inner import Level
+from scoreppl.samplers.split_gibbs import STRETCH
 from scoreppl.target import Position, Target
 from tests.oracle import one_step_oracle
 
@@ -49,10 +50,10 @@ def log_weight(position: Position) -> Array:
 @register_part
 @dataclass(frozen=True)
 class ExactReverse:
-    """Score model of which one network call is an exact reverse diffusion.
+    """Score model of which one reverse step is exact, however long.
 
     Its denoiser does not average x_0 given x_t but draws it from the closed form, with a key
-    from the bits of x_t. So a split move with one reverse step has no discretisation error.
+    from the bits of x_t; between x_t and x_0 the way is Gaussian.
     """
 
     prior: GaussianMixture
@@ -91,33 +92,41 @@ def level(
 
 
 class Draws(NamedTuple):
-    """Clean events, and the positions that the weight has judged; leading axis over draws."""
+    """Cleaner events v, and the positions that the weight has judged; leading axis over draws."""
 
-    clean: Array
+    cleaner: Array
     position: Position
 
 
 @cache
 def draw(seed: int, count: int, judged: str = "noisy") -> Draws:
-    """Draw exactly from p(x_0) N(u; x_0, s^2) w, with w at u ("noisy") or at D(u) ("denoised")."""
+    """Draw exactly from p_r(v) N(u; v, s^2 - r^2) w, w at u ("noisy") or at D(u) ("denoised")."""
     draws, accepted = _propose(jax.random.key(1000 + seed), 12 * count, judged)
     (kept,) = jnp.nonzero(accepted)
     assert len(kept) >= count, f"rejection sampling kept {len(kept)} of {count} wanted"
     return jax.tree.map(lambda v: v[kept[:count]], draws)
 
 
+def noisy_pairs(key_x: Array, key_noise: Array, count: int, log_snr: float) -> tuple[Array, Array]:
+    """Draw v of the level LOG_SNR and u at `log_snr` from the prior, without the weight."""
+    clean = PRIOR.sample_exact(key_x, (count,))
+    noise = jax.random.normal(key_noise, (2, *clean.shape))
+    cleaner = clean + jnp.exp(-0.5 * (LOG_SNR + STRETCH)) * noise[0]
+    added = jnp.sqrt(jnp.exp(-log_snr) - jnp.exp(-(LOG_SNR + STRETCH)))
+    return cleaner, cleaner + added * noise[1]
+
+
 @partial(jax.jit, static_argnames=("count", "judged"))
 def _propose(key: Array, count: int, judged: str) -> tuple[Draws, Array]:
     key_x, key_noise, key_theta, key_accept = jax.random.split(key, 4)
     time = PRIOR.noise.time(LOG_SNR)
-    alpha, sigma = PRIOR.noise(time)
-    clean = PRIOR.sample_exact(key_x, (count,))
-    x = clean + sigma / alpha * jax.random.normal(key_noise, clean.shape)
+    alpha, _ = PRIOR.noise(time)
+    cleaner, x = noisy_pairs(key_x, key_noise, count, LOG_SNR)
     theta = jnp.log(jax.random.gamma(key_theta, 3.0, (count,)))
     seen = jax.vmap(lambda u: PRIOR.denoise(alpha * u, time))(x) if judged == "denoised" else x
     log_uniform = -jax.random.exponential(key_accept, (count,))
     accepted = log_uniform < jax.vmap(log_likelihood)({"x": seen, "theta": theta})
-    return Draws(clean, {"theta": theta, "x": x}), accepted
+    return Draws(cleaner, {"theta": theta, "x": x}), accepted
 
 
 def moments(*arrays: Array) -> Array:

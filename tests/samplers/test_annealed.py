@@ -76,9 +76,18 @@ def annealer(inner: Inner, target: Target = TARGET) -> Callable[..., Annealed]:
 
     @partial(jax.jit, compiler_options=QUICK)
     def run(keys: Array, start: Position, tuning: LevelTuning, adapt: bool) -> Annealed:
-        return anneal(keys, start, target, LADDER, tuning, inner, adapt)
+        return one_chain(keys, start, target, tuning, inner, adapt)
 
     return run
+
+
+def one_chain(
+    keys: Array, start: Position, target: Target, tuning: LevelTuning, inner: Inner, adapt: bool
+) -> Annealed:
+    """`anneal` for a single chain, without the axis of the chains."""
+    keys, start, tuning = jax.tree.map(lambda v: v[None], (keys, start, tuning))
+    found = anneal(keys, start, target, LADDER, tuning, inner, adapt)
+    return jax.tree.map(lambda v: v[0], found)
 
 
 compiled = cache(lambda name: annealer(INNERS[name]))
@@ -201,7 +210,7 @@ def test_a_draw_depends_on_its_own_key_and_the_tuning_alone(name):
 
 
 def test_a_draw_has_the_law_of_the_last_level():
-    """Without a weight a draw is x_0 + s z, with an exact reverse diffusion in one call."""
+    """Without a weight a draw is x_0 + s z, with exact reverse steps."""
     target = Target({"x": ExactReverse(PRIOR)}, {"x": 0.05}, lambda position: jnp.zeros(()))
     inner = split_gibbs(mala(), num_steps=2, num_reverse_steps=1)
     key_clean, key_noise, key_run = jax.random.split(jax.random.key(0), 3)
@@ -210,7 +219,7 @@ def test_a_draw_has_the_law_of_the_last_level():
     def differences(count_like: Array) -> Array:
         tuning = initial_tuning(target, {"x": jnp.zeros(2)}, LADDER, inner)
         each = jax.random.split(key_run, len(count_like))
-        found = anneal(each, {"x": count_like}, target, LADDER, tuning, inner, False)
+        found = one_chain(each, {"x": count_like}, target, tuning, inner, False)
         clean = PRIOR.sample_exact(key_clean, (len(count_like),))
         alpha, sigma = PRIOR.noise(0.05)
         exact = clean + sigma / alpha * jax.random.normal(key_noise, clean.shape)
