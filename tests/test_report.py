@@ -181,7 +181,7 @@ def test_annealing_by_line_integrals():
     assert "MH-like" in found.exactness[0] and "split" in found.exactness[0]
     exact = AnnealedScoreMCMC(exact_model, num_levels=3, steps_per_level=2)
     found = report(run(exact, num_warmup=16, num_samples=16))
-    assert found.loop_defects == {} and found.exactness[0].startswith("Exact at every level")
+    assert found.loop_defects == {} and found.exactness[0].startswith("Moves are exact at every")
 
 
 # Convergence, on samples that are known.

@@ -11,7 +11,7 @@ the digit, which is exact: what these 40 sets of noise allow.
 
 A network's noise levels need not agree with each other, so "drawn from the network" has two
 meanings. The annealed kernel samples the law that the denoisers of the levels keep invariant:
-digits drawn by annealing without an observation, with four times the levels, judge the sampler.
+digits drawn by annealing without an observation, with twice the levels, judge the sampler.
 Digits drawn by one reverse diffusion judge the network too.
 """
 

@@ -112,7 +112,10 @@ def main() -> None:
     failure = first_the_failure(keys[0])
     print(failure, "\n")
 
-    print("A test digit, blurred, its lower half hidden, the noise scale unknown: sampling ...")
+    print(
+        "A test digit, blurred, half hidden, the noise scale unknown: sampling (minutes) ...",
+        flush=True,
+    )
     truth = simulate(keys[1])
     begin = time.perf_counter()
     mcmc = sample_digit(keys[2], truth, arguments.num_samples)

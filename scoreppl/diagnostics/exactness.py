@@ -47,16 +47,19 @@ def _annealed(run: Run, target: Target) -> str:
         return "As exact at each level as the inner moves that were passed to the kernel."
     if run.inner == "split":
         return (
-            f"Exact, once annealed, for p(x0) N(u; x0, s^2) w(u, theta) with {_noise(target)}, "
-            "up to the discretisation of the reverse diffusion that draws x0. No conservative "
-            "score is needed, so no loop defect is measured."
+            f"Exact, once annealed, for p(u) w(u, theta) at {_noise(target)}, up to the "
+            "discretisation of short reverse diffusions, if the network's levels agree about p. "
+            "No conservative score is needed, so no loop defect is measured."
         )
     if run.networks:
         return (
             f'"MH-like" at every level for {_names(run.networks)}: line integrals of a network\'s '
             "score are exact for a conservative score alone. inner='split' needs none."
         )
-    return f"Exact at every level, down to {_noise(target)}: the score models have log densities."
+    return (
+        f"Moves are exact at every level, down to {_noise(target)}: the score models have log "
+        "densities. Jumps between modes are exact up to the discretisation of their reverse steps."
+    )
 
 
 def _noise(target: Target) -> str:

@@ -35,6 +35,8 @@ from scoreppl.samplers.split_gibbs import split_gibbs
 from scoreppl.samplers.weight_moves import WEIGHT_MOVES, WeightMove
 from scoreppl.target import Target
 
+# Beyond, single precision no longer tells one level's noise from the next.
+_MIN_SCALE, _MAX_SCALE = 2e-4, 1e4
 _INNERS = ("split", "mala", "hmc")
 
 
@@ -56,7 +58,7 @@ class AnnealedState(NamedTuple):
     diverging
         Whether the draw itself has weight zero, or none that is a number: leave it out.
     num_score_evaluations
-        Score evaluations that it cost.
+        Score evaluations that it cost, for each event of a score site.
     index
         Place of the next draw in the block.
     block_z, block_acceptance, block_is_nan, block_diverging
@@ -105,7 +107,8 @@ class AnnealedScoreMCMC(ScoreKernel):
     num_levels
         Levels of the ladder, uniform in log-SNR from noise sd 7.4 down to the noise level.
     levels
-        The ladder itself: decreasing noise standard deviations sigma / alpha in data units.
+        The ladder itself: decreasing noise standard deviations sigma / alpha in data units,
+        between 2e-4 and 1e4.
     steps_per_level
         Sweeps (``"split"``, default 1) or moves (otherwise, default 12) a level. Every sweep
         after the first also jumps through a noisier level, which moves mass between modes.
@@ -148,12 +151,12 @@ class AnnealedScoreMCMC(ScoreKernel):
         model: Model,
         *,
         inner: str | Inner | None = None,
-        num_levels: int = 64,
+        num_levels: int = 128,
         levels: ArrayLike | None = None,
         steps_per_level: int | None = None,
-        num_reverse_steps: int = 4,
+        num_reverse_steps: int = 2,
         weight_move: str | WeightMove = "hmc",
-        num_weight_steps: int = 6,
+        num_weight_steps: int = 4,
         num_integration_steps: int = 5,
         noise_level: float | None = None,
         quadrature: str | Quadrature | None = None,
@@ -343,6 +346,11 @@ def _checked_levels(levels: ArrayLike) -> np.ndarray:
     values = np.asarray(levels, float)
     if values.ndim != 1 or len(values) == 0 or not np.all((values > 0) & np.isfinite(values)):
         raise ValueError("`levels` must be a vector of positive, finite noise standard deviations.")
+    if values[0] > _MAX_SCALE or values[-1] < _MIN_SCALE:
+        raise ValueError(
+            f"`levels` must lie between {_MIN_SCALE:g} and {_MAX_SCALE:g} in data units; beyond, "
+            "rescale the data."
+        )
     if not np.all(np.diff(values) < 0):
         raise ValueError("`levels` must decrease, from the noisiest level to the last.")
     return values

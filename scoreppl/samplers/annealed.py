@@ -16,7 +16,10 @@ from scoreppl.samplers.inner import Inner, Level
 from scoreppl.target import Position, Target
 
 START_LOG_SNR = -10.0
-"""Log-SNR at which a draw starts as noise alone (or the schedule's noisiest, if that is less)."""
+"""Log-SNR at which a draw starts as noise alone, or that of a noisier first level.
+
+A schedule that begins later begins with its noisiest.
+"""
 
 
 class LevelTuning(NamedTuple):
@@ -95,9 +98,11 @@ def initial_tuning(target: Target, position: Position, ladder: Array, inner: Inn
     return jax.vmap(level)(ladder)
 
 
-def start_from_noise(key: Array, position: Position, target: Target) -> Position:
-    """Replace every score site by pure noise at the start of the ladder, in data units."""
-    scales = target.scales(target.times(jnp.asarray(START_LOG_SNR)))
+def start_from_noise(
+    key: Array, position: Position, target: Target, log_snr: Array | float = START_LOG_SNR
+) -> Position:
+    """Replace every score site by pure noise of a level, in data units."""
+    scales = target.scales(target.times(jnp.asarray(log_snr)))
     noisy = dict(position)
     for index, name in enumerate(target.score_models):
         value = position[name]
@@ -193,7 +198,7 @@ def anneal(
             state, averaging, squares, num_nan = end
             tuning = tuning._replace(averaging=averaging)
             if inner.uses_gradient:
-                mean_squares = by_chain(2.0 * squares / (inner.num_steps + 1))
+                mean_squares = by_chain(squares / ((inner.num_steps + 1) // 2))
                 tuning = jax.vmap(lambda tuning, square: _precondition(tuning, square, adapt))(
                     tuning, mean_squares
                 )
@@ -207,11 +212,12 @@ def anneal(
     def swapped(tuning: LevelTuning) -> LevelTuning:
         return jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1), tuning)
 
-    start = jax.vmap(lambda key, z: start_from_noise(key, z, target))(each(0), position)
+    before = _coming_from(ladder)
+    start = jax.vmap(lambda key, z: start_from_noise(key, z, target, before[0]))(each(0), position)
     (end, num_nan), (tuning, rates) = jax.lax.scan(
         visit,
         (start, jnp.zeros(len(keys), int)),
-        (jnp.arange(len(ladder)), ladder, _coming_from(ladder), swapped(tuning)),
+        (jnp.arange(len(ladder)), ladder, before, swapped(tuning)),
     )
     has_weight = jnp.isfinite(jax.vmap(target.log_weight)(end))
     found = jax.tree.map(by_chain, (end, rates.T, num_nan, has_weight))
@@ -219,7 +225,7 @@ def anneal(
 
 
 def num_score_evaluations(target: Target, ladder: Array, inner: Inner) -> Array:
-    """Score evaluations that one draw costs."""
+    """Score evaluations that one draw costs, for each event of a score site."""
 
     def level(log_snr: Array, previous: Array) -> Array:
         entry = Level(
@@ -237,7 +243,8 @@ def num_score_evaluations(target: Target, ladder: Array, inner: Inner) -> Array:
 
 def _coming_from(ladder: Array) -> Array:
     """Log-SNR of the level before each."""
-    return jnp.concatenate([jnp.full(1, START_LOG_SNR), ladder[:-1]])
+    first = jnp.minimum(ladder[:1], START_LOG_SNR)
+    return jnp.concatenate([first, ladder[:-1]])
 
 
 def _precondition(tuning: LevelTuning, squared_gradient: Array, adapt: Array) -> LevelTuning:

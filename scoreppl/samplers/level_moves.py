@@ -2,8 +2,9 @@ r"""Metropolis moves on a noise level's marginal, accepted by the line integral.
 
 At level t the target is p_t(x) w(D(x, t), theta): the noisy prior times the weight at the
 denoised mean, and w itself at the lowest level. A level is entered by one ancestral step from
-the one above. The weight's gradient passes through the denoiser, at the price of one
-vector-Jacobian product a move. Annealed in this way by Sjöberg et al., arXiv:2307.14012, and
+the one above, and by a `jump` through a noisier level: moves alone leave modes with the masses
+that they had when hopping froze. The weight's gradient passes through the denoiser, at the price
+of one vector-Jacobian product a move. Annealed in this way by Sjöberg et al., arXiv:2307.14012, and
 Du et al., arXiv:2302.11552, there without ordinary latents.
 """
 
@@ -20,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 from scoreppl import mcmc
 from scoreppl.line_integral import Quadrature, as_quadrature
 from scoreppl.samplers.inner import Inner, Level, StepInfo, map_sites
+from scoreppl.samplers.renoising import add_noise, draw_cleaner, log_snrs
 from scoreppl.score import ScoreModel
 from scoreppl.solvers import ancestral
 from scoreppl.target import Position, Target
@@ -32,6 +34,8 @@ def level_moves(
     quadrature: str | Quadrature | None = None,
     batch_nodes: bool = True,
     target_acceptance_rate: float = 0.6,
+    num_jumps: int | None = None,
+    num_jump_steps: int = 16,
 ) -> Inner:
     """Build the line-integral inner move: MALA for one integration step, HMC for more.
 
@@ -48,24 +52,21 @@ def level_moves(
         Evaluate quadrature nodes in one batched call.
     target_acceptance_rate
         What warm-up aims at.
+    num_jumps
+        Jumps on entering a level (see `jump`); None: as many as moves.
+    num_jump_steps
+        Reverse steps of a jump.
     """
     rule = as_quadrature(quadrature or "simpson")
+    jumps = num_steps if num_jumps is None else num_jumps
 
     def algorithm(
         target: Target, level: Level, step_size: Array, inverse_mass: Array
     ) -> SamplingAlgorithm:
-        def log_weight(z: Position) -> Array:
-            return jax.lax.cond(
-                level.is_last,
-                target.log_weight,
-                lambda z: target.log_weight(target.denoise(z, level.times)),
-                z,
-            )
-
         exact = target.has_log_density and quadrature is None
         return mcmc.hmc(
             lambda z: target.score(z, level.times),
-            log_weight,
+            lambda z: level_log_weight(z, target, level),
             step_size=step_size,
             inverse_mass_matrix=inverse_mass,
             num_integration_steps=num_integration_steps,
@@ -81,7 +82,13 @@ def level_moves(
             alpha, _ = noise(pair)
             return ancestral(key, alpha[0] * u, pair, model.denoise, noise) / alpha[1]
 
-        moved = map_sites(key, position, target, reverse)
+        def one_jump(position: Position, key: Array) -> tuple[Position, None]:
+            return jump(key, position, target, level, num_jump_steps), None
+
+        key_reverse, key_jumps = jax.random.split(key)
+        moved = map_sites(key_reverse, position, target, reverse)
+        if jumps:
+            moved, _ = jax.lax.scan(one_jump, moved, jax.random.split(key_jumps, jumps))
         size = ravel_pytree(moved)[0].size
         return algorithm(target, level, jnp.ones(()), jnp.ones(size)).init(moved)
 
@@ -104,7 +111,8 @@ def level_moves(
         nodes = 2 if exact else len(rule.interior)
         # At the last level the weight does not pass through the denoiser.
         through = jnp.where(level.is_last, 0, 2)
-        return 2 + through + num_steps * num_integration_steps * (1 + nodes + through)
+        moves = num_steps * num_integration_steps * (1 + nodes + through)
+        return 2 + through + jumps * (num_jump_steps + through) + moves
 
     return Inner(
         enter,
@@ -117,3 +125,34 @@ def level_moves(
         (target_acceptance_rate,),
         True,
     )
+
+
+def level_log_weight(position: Position, target: Target, level: Level) -> Array:
+    """Log weight at the denoised mean; at the lowest level, of the position itself."""
+    return jax.lax.cond(
+        level.is_last,
+        target.log_weight,
+        lambda z: target.log_weight(target.denoise(z, level.times)),
+        position,
+    )
+
+
+def jump(key: Array, position: Position, target: Target, level: Level, num_steps: int) -> Position:
+    """Propose another event through a noisier level.
+
+    Noise to a level drawn between the ladder's top and this one, and back by reverse steps: up to
+    their discretisation this leaves p_t invariant and reversible, so that the acceptance is the
+    ratio of the weights. It hops between modes that are far apart at this level.
+    """
+    key_level, key_noise, key_reverse, key_accept = jax.random.split(key, 4)
+    log_snr = jax.random.uniform(key_level, minval=level.top_log_snr, maxval=level.log_snr)
+    times = target.times(log_snr)
+    here, there = target.scales(level.times), target.scales(times)
+    added = {name: jnp.sqrt(jnp.maximum(there[name] ** 2 - here[name] ** 2, 0.0)) for name in here}
+    noisier = add_noise(key_noise, position, target, added)
+    goals = log_snrs(target, level.times)
+    moved = position | draw_cleaner(key_reverse, noisier, target, times, goals, num_steps)
+    log_ratio = level_log_weight(moved, target, level) - level_log_weight(position, target, level)
+    # A ratio that is not a number compares false: rejected.
+    accepted = jnp.log(jax.random.uniform(key_accept)) < log_ratio
+    return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, position)

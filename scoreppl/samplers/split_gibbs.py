@@ -11,7 +11,7 @@ through the network and no conservative score is needed. What remains is the dis
 the reverse diffusion, and s > 0 at the lowest level.
 
 That the stretch ends at r and not at data leaves the law of u as it is, and makes a visit of a
-level cost a few network calls only. At the lowest ones r is below the
+level cost two network calls, so that there can be many levels. At the lowest ones r is below the
 noise at which the network is valid; there its last noise prediction is kept as a function of u.
 
 The weight is felt at u, which at high noise says little of the modes of the data: a ladder with
@@ -23,7 +23,6 @@ the prior's half, with r = 0, as in Coeurdoux, Dobigeon and Chainais (arXiv:2304
 al. (arXiv:2405.18782).
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,22 +31,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from scoreppl.noise import VE
-from scoreppl.samplers.inner import Inner, Level, StepInfo, map_sites
+from scoreppl.samplers.inner import Inner, Level, StepInfo
+from scoreppl.samplers.renoising import add_noise, draw_cleaner, log_snrs
 from scoreppl.samplers.weight_moves import WeightMove, barker
-from scoreppl.score import ScoreModel
-from scoreppl.solvers import multistep
 from scoreppl.target import Position, Target, Times
 
-_MAX_LOG_SNR = 14.0
 STRETCH = 1.75
 """How much cleaner v is than u, in log-SNR.
 
-More lets u move further in a sweep, but leaves the few network calls a larger error. Chosen on
+More lets u move further in a sweep, but leaves the two network calls a larger error. Chosen on
 Gaussian targets, where both effects are known in closed form.
 """
-# Reverse steps are taken in data units, in which a stretch may leave the network's own schedule.
-_DATA_UNITS = VE(math.exp(-8.0), math.exp(8.0))
 
 
 class SplitState(NamedTuple):
@@ -65,53 +59,16 @@ class SplitState(NamedTuple):
     position: Position
 
 
-def draw_cleaner(
-    key: Array, position: Position, target: Target, begin: Times, times: Times, num_steps: int
-) -> Position:
-    """Draw the cleaner event v of a level given a noisier position, at each score site.
-
-    Parameters
-    ----------
-    key, position, target
-        The key, the noisy position in data units, and the target.
-    begin
-        Times of the position.
-    times
-        Times of the level that v belongs to, a stretch of log-SNR below it.
-    num_steps
-        Reverse steps, uniform in log-SNR but for the first, which has half their length: it has
-        nothing to extrapolate from.
-    """
-
-    def reverse(key: Array, model: ScoreModel, u: Array, name: str) -> Array:
-        goal = _goal(model, times[name])
-        start = jnp.minimum(model.noise.log_snr(begin[name]), goal)
-        way = jnp.maximum(jnp.arange(num_steps + 1) - 0.5, 0.0)
-        grid = _DATA_UNITS.time(start + (goal - start) * way / way[-1])
-
-        def denoise(u: Array, t: Array) -> Array:
-            valid = jnp.maximum(model.noise.time(_DATA_UNITS.log_snr(t)), model.min_time)
-            alpha, sigma = model.noise(valid)
-            epsilon = (u - model.denoise(alpha * u, valid)) * alpha / sigma
-            return u - _DATA_UNITS(t)[1] * epsilon
-
-        return multistep(key, u, grid, denoise, _DATA_UNITS)
-
-    moved = map_sites(key, position, target, reverse)
-    return {name: moved[name] for name in target.score_models}
-
-
-def _goal(model: ScoreModel, t: Array) -> Array:
-    """Log-SNR of the cleaner event of a level."""
-    return jnp.minimum(model.noise.log_snr(t), _MAX_LOG_SNR) + STRETCH
+def cleaner_log_snrs(target: Target, times: Times) -> dict[str, Array]:
+    """Log-SNR of the cleaner events of a level."""
+    return {name: log_snr + STRETCH for name, log_snr in log_snrs(target, times).items()}
 
 
 def _coupling_scales(target: Target, noisy: Times, times: Times) -> Times:
     """Noise standard deviation between u at `noisy` and the cleaner event of `times`."""
-    scales = target.scales(noisy)
-    for name, model in target.score_models.items():
-        ahead = _goal(model, times[name]) - model.noise.log_snr(noisy[name])
-        scales[name] = scales[name] * jnp.sqrt(-jnp.expm1(-jnp.maximum(ahead, 0.0)))
+    scales, here = target.scales(noisy), log_snrs(target, noisy)
+    for name, goal in cleaner_log_snrs(target, times).items():
+        scales[name] = scales[name] * jnp.sqrt(-jnp.expm1(jnp.minimum(here[name] - goal, 0.0)))
     return scales
 
 
@@ -121,7 +78,7 @@ def split_gibbs(
     *,
     num_sweeps: int = 1,
     num_steps: int = 10,
-    num_reverse_steps: int = 4,
+    num_reverse_steps: int = 2,
     num_jumps: int = 1,
     num_jump_steps: int = 16,
 ) -> Inner:
@@ -165,7 +122,8 @@ def split_gibbs(
     def enter(key: Array, position: Position, target: Target, level: Level) -> SplitState:
         key_cleaner, key_jumps = jax.random.split(key)
         begin = come_from(level)
-        cleaner = draw_cleaner(key_cleaner, position, target, begin, level.times, num_reverse_steps)
+        goals = cleaner_log_snrs(target, level.times)
+        cleaner = draw_cleaner(key_cleaner, position, target, begin, goals, num_reverse_steps)
         before = _coupling_scales(target, begin, level.times)
         here = _coupling_scales(target, level.times, level.times)
 
@@ -245,8 +203,9 @@ def jump(
     log_snr = jax.random.uniform(key_level, minval=level.top_log_snr, maxval=level.log_snr)
     times = target.times(log_snr)
     scales = _coupling_scales(target, times, level.times)
-    again = _renoise(key_noise, noisy | cleaner, target, scales)
-    proposed = draw_cleaner(key_cleaner, again, target, times, level.times, num_steps)
+    again = add_noise(key_noise, noisy | cleaner, target, scales)
+    goals = cleaner_log_snrs(target, level.times)
+    proposed = draw_cleaner(key_cleaner, again, target, times, goals, num_steps)
     moved = noisy | {name: noisy[name] + proposed[name] - cleaner[name] for name in cleaner}
     log_ratio = target.log_weight(moved) - target.log_weight(noisy)
     # A ratio that is not a number compares false: rejected.
@@ -254,13 +213,6 @@ def jump(
     return jax.tree.map(
         lambda new, old: jnp.where(accepted, new, old), (proposed, moved), (cleaner, noisy)
     )
-
-
-def _renoise(key: Array, position: Position, target: Target, scales: Times) -> Position:
-    def add(key: Array, model: ScoreModel, v: Array, name: str) -> Array:
-        return v + scales[name] * jax.random.normal(key, v.shape, v.dtype)
-
-    return map_sites(key, position, target, add)
 
 
 def _blocks(target: Target, position: Position) -> list[list[str]]:

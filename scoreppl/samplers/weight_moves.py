@@ -1,7 +1,7 @@
 """Moves on a known density, most from blackjax: the exact half of the split Gibbs sampler.
 
 In the split Gibbs move the score sites and the ordinary latents are moved on
-w(u, theta) N(u; x_0, s^2), of which everything is known; each move here is an ordinary, exact
+w(u, theta) N(u; v, s^2 - r^2), of which everything is known; each move here is an ordinary, exact
 Metropolis, slice or NUTS transition. No network is called.
 """
 

@@ -89,6 +89,8 @@ def test_pictures_are_drawn(chains):
         ({"levels": [1.0, 2.0]}, "`levels` must decrease"),
         ({"levels": [1.0, -2.0]}, "`levels` must be a vector of positive"),
         ({"levels": [np.inf, 1.0]}, "`levels` must be a vector of positive, finite"),
+        ({"levels": [1.0, 1e-5]}, "`levels` must lie between 0.0002 and 10000"),
+        ({"levels": [1e5, 1.0]}, "`levels` must lie between 0.0002 and 10000"),
     ],
 )
 def test_bad_options_are_named(options, message):

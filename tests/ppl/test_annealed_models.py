@@ -15,7 +15,7 @@ from numpyro.infer import MCMC
 from numpyro.infer.reparam import LocScaleReparam
 
 from scoreppl.analytic import GaussianMixture
-from scoreppl.noise import VPLinear
+from scoreppl.noise import VE, VPLinear
 from scoreppl.ppl.annealed import AnnealedScoreMCMC
 from scoreppl.ppl.prior import ScorePrior
 from scoreppl.score import ScoreNetwork
@@ -238,6 +238,24 @@ def test_the_cost_is_the_number_of_network_calls(options):
 
 
 # Numbers that are not, or not as they should be.
+
+
+@pytest.mark.parametrize("inner", ["split", "mala"])
+@pytest.mark.parametrize("noise", [VE(1e-4, 2e4), VPLinear()])
+def test_levels_at_the_ends_of_what_is_allowed(inner, noise):
+    def model():
+        prior = GaussianMixture(jnp.zeros((1, 2)), scales=1.0, noise=noise)
+        x = numpyro.sample("x", ScorePrior(prior, noise_level=0.0))
+        numpyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=jnp.ones(2))
+
+    levels = np.geomspace(1e4, 2e-4, 60)
+    fields = ("diverging", "is_nan", "acceptance_rate_level")
+    mcmc = run(model, inner=inner, levels=levels, steps_per_level=2, fields=fields, num_warmup=24)
+    x, found = mcmc.get_samples()["x"], mcmc.get_extra_fields()
+    assert np.isfinite(x).all() and np.unique(x, axis=0).shape == x.shape
+    assert not found["diverging"].any() and not found["is_nan"].any()
+    # A short warm-up does not tune the steep noisiest levels; the lowest are not frozen.
+    assert (found["acceptance_rate_level"].mean(0)[-10:] > 0.1).all()
 
 
 def test_a_network_of_half_precision():

@@ -1,5 +1,6 @@
 """The line-integral moves of a level leave its target invariant; entering a level; mutants."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,19 @@ from jax import Array
 
 from scoreppl.line_integral import Quadrature
 from scoreppl.samplers.inner import Inner
-from scoreppl.samplers.level_moves import level_moves
+from scoreppl.samplers.level_moves import jump, level_moves
 from scoreppl.target import Position
 from tests import mutants
-from tests.samplers.exact import LOG_SNR, PRIOR, alarms, level, moments, target
+from tests.samplers.exact import (
+    LOG_SNR,
+    PRIOR,
+    ExactReverse,
+    alarms,
+    level,
+    log_weight,
+    moments,
+    target,
+)
 
 # Working step sizes by number of leapfrog steps: acceptance between 0.5 and 0.9.
 STEP_SIZES = {1: 0.8, 3: 0.6}
@@ -45,30 +55,50 @@ def functions(position: Position) -> Array:
 @pytest.mark.parametrize("num_integration_steps", STEP_SIZES)
 @pytest.mark.parametrize("quadrature", [None, "simpson", "gauss_legendre"])
 def test_a_move_leaves_the_level_invariant(num_integration_steps, quadrature):
-    inner = level_moves(num_integration_steps=num_integration_steps, quadrature=quadrature)
+    inner = level_moves(
+        num_integration_steps=num_integration_steps, quadrature=quadrature, num_jumps=0
+    )
     kernel = move(inner, STEP_SIZES[num_integration_steps])
     assert not any(alarms(kernel, functions, judged="denoised"))
 
 
 @pytest.mark.parametrize("num_integration_steps", STEP_SIZES)
 def test_at_the_last_level_the_weight_is_felt_at_the_position_itself(num_integration_steps):
-    inner = level_moves(num_integration_steps=num_integration_steps)
+    inner = level_moves(num_integration_steps=num_integration_steps, num_jumps=0)
     kernel = move(inner, STEP_SIZES[num_integration_steps], is_last=True)
     assert not any(alarms(kernel, functions, judged="noisy"))
+
+
+def jumps(weight: Callable[[Position], Array] = log_weight) -> SamplingAlgorithm:
+    """One jump at the last level, with exact reverse steps."""
+    problem = target(ExactReverse(PRIOR), weight)
+
+    def step(key: Array, position: Position) -> tuple[Position, None]:
+        return jump(key, position, problem, level(problem, is_last=True), 1), None
+
+    return SamplingAlgorithm(lambda draws, key: draws.position, step)
+
+
+def test_a_jump_leaves_the_level_invariant():
+    assert not any(alarms(jumps(), functions, judged="noisy"))
 
 
 # Mutants.
 
 
+def test_mutant_jump_without_acceptance():
+    assert all(alarms(jumps(lambda position: jnp.zeros(())), functions, judged="noisy"))
+
+
 @pytest.mark.parametrize("rule", [mutants.half_integral(), mutants.left_endpoint()])
 def test_mutant_quadrature(rule: Quadrature):
-    kernel = move(level_moves(quadrature=rule), STEP_SIZES[1])
+    kernel = move(level_moves(quadrature=rule, num_jumps=0), STEP_SIZES[1])
     assert all(alarms(kernel, functions, judged="denoised"))
 
 
 @pytest.mark.parametrize("judged, is_last", [("denoised", True), ("noisy", False)])
 def test_mutant_weight_at_the_wrong_place(judged, is_last):
-    kernel = move(level_moves(), STEP_SIZES[1], is_last=is_last)
+    kernel = move(level_moves(num_jumps=0), STEP_SIZES[1], is_last=is_last)
     assert all(alarms(kernel, functions, judged=judged))
 
 
@@ -81,7 +111,7 @@ def test_entering_is_one_ancestral_step():
     noisier = level(problem, LOG_SNR - 1.0)
     here = level(problem, is_entry=True)._replace(previous=noisier.times)
     position = {"theta": jnp.asarray(0.3), "x": jnp.array([0.8, -1.1])}
-    inner = level_moves()
+    inner = level_moves(num_jumps=0)
 
     @jax.jit
     @jax.vmap

@@ -12,7 +12,8 @@ from jax import Array
 
 from scoreppl.noise import VE, register_part
 from scoreppl.samplers.inner import Inner
-from scoreppl.samplers.split_gibbs import STRETCH, draw_cleaner, jump, split_gibbs
+from scoreppl.samplers.renoising import draw_cleaner
+from scoreppl.samplers.split_gibbs import STRETCH, cleaner_log_snrs, jump, split_gibbs
 from scoreppl.samplers.weight_moves import WEIGHT_MOVES, WeightMove, mala
 from scoreppl.target import Position, Target
 from tests.oracle import paired_z_scores
@@ -235,7 +236,8 @@ def test_the_cleaner_event_is_drawn_below_the_floor_of_the_ladder(noise_level):
     @jax.jit
     @jax.vmap
     def draws(key: Array) -> Array:
-        return draw_cleaner(key, {"x": u}, problem, times, times, 100)["x"]
+        goals = cleaner_log_snrs(problem, times)
+        return draw_cleaner(key, {"x": u}, problem, times, goals, 100)["x"]
 
     found = np.asarray(draws(jax.random.split(jax.random.key(0), 4_000)))
     clean = PRIOR.posterior_given(alpha * u, 0.3).sample_exact(jax.random.key(1), (4_000,))
@@ -295,7 +297,8 @@ def test_two_sites_are_drawn_independently_and_plates_too():
     problem = Target(models, dict.fromkeys(models, 0.0), lambda position: jnp.zeros(()))
     times = problem.times(jnp.asarray(-2.0))
     u = {"a": jnp.zeros((2, 3, 2)), "b": jnp.zeros((2, 3, 2))}
-    cleaner = draw_cleaner(jax.random.key(0), u, problem, times, times, 4)
+    goals = cleaner_log_snrs(problem, times)
+    cleaner = draw_cleaner(jax.random.key(0), u, problem, times, goals, 4)
     values = np.concatenate([np.asarray(v).reshape(6, 2) for v in cleaner.values()])
     assert cleaner["a"].shape == (2, 3, 2)
     assert len(np.unique(values, axis=0)) == 12
