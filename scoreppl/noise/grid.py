@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -57,7 +58,7 @@ def time_grid(
         raise ValueError(f"`spacing={spacing!r}` is not known; use one of {known}.")
     if t_min is None:
         t_min = schedule.time(8.0)
-    if is_concrete(t_min, t_max) and not 0 <= float(t_min) < float(t_max) <= 1:  # type: ignore[arg-type]
+    if is_concrete(t_min, t_max) and not 0 <= np.asarray(t_min) < np.asarray(t_max) <= 1:
         raise ValueError(f"`t_min={t_min}` and `t_max={t_max}` must obey 0 <= t_min < t_max <= 1.")
     t_max, t_min = as_float(t_max), as_float(t_min)
     if spacing == "uniform":

@@ -6,6 +6,7 @@
 # pyright: reportOptionalCall=false
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +15,18 @@ import numpy as np
 from blackjax.base import SamplingAlgorithm
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from numpyro.handlers import seed
+from numpyro.infer.gibbs import GIBBS_SITES_KWARG
+from numpyro.infer.util import unconstrain_fn
+from numpyro.util import is_prng_key
 
 from scoreppl import mcmc
 from scoreppl.line_integral import Quadrature
 from scoreppl.mcmc.adaptation import AdaptationState, window_adaptation
 from scoreppl.ppl.contract import ScoreKernel
-from scoreppl.ppl.potential import Model, Values
+from scoreppl.ppl.potential import Model, Values, flat_scores, score_sites, weight_of_model
 from scoreppl.ppl.prior import ScorePrior
+from scoreppl.ppl.starts import finite_start, starting_priors
 from scoreppl.target import Target
 
 
@@ -70,7 +76,7 @@ class LocalState(NamedTuple):
 
 
 class LocalKernel(ScoreKernel):
-    """The chain that the three kernels share; they differ in `_algorithm` alone."""
+    """The chain that the three kernels share; they differ in `algorithm` alone."""
 
     default_fields = ("z", "diverging", "accept_prob", "is_nan")
     warns_on_networks = False
@@ -78,6 +84,7 @@ class LocalKernel(ScoreKernel):
     def __init__(
         self,
         model: Model,
+        algorithm: Callable[..., SamplingAlgorithm],
         *,
         noise_level: float | None,
         quadrature: str | Quadrature | None,
@@ -96,6 +103,8 @@ class LocalKernel(ScoreKernel):
             raise ValueError(
                 f"`target_accept_prob={target_accept_prob}` must lie strictly between 0 and 1."
             )
+        self._algorithm = algorithm
+        self._num_warmup = 0
         self._quadrature = quadrature
         self._step_size = step_size
         self._inverse_mass_matrix = inverse_mass_matrix
@@ -109,21 +118,53 @@ class LocalKernel(ScoreKernel):
         }
         self._batch_nodes = batch_nodes
 
-    def _algorithm(
-        self, score_fn: Callable, log_weight_fn: Callable, **shared: Any
-    ) -> SamplingAlgorithm:
-        raise NotImplementedError
+    def init(
+        self,
+        rng_key: Array,
+        num_warmup: int,
+        init_params: Values | None,
+        model_args: tuple,
+        model_kwargs: dict,
+    ) -> LocalState:
+        """Build the state of one chain, or of a batch of chains from a batch of keys.
 
-    def _check(self, priors: dict[str, ScorePrior]) -> None:
-        networks = [n for n, p in priors.items() if not p.score_model.has_log_density]
-        if networks and self.warns_on_networks:
-            warnings.warn(
-                f"{type(self).__name__} moves site(s) {networks} along trajectories on which a "
-                "network's curl enters the acceptance. Check sp.diagnostics.report, or use "
-                "sp.ScoreMALA or sp.AnnealedScoreMCMC.",
-                UserWarning,
-                stacklevel=4,
-            )
+        Ordinary latents start at draws from their priors, score sites at the end of a short
+        reverse diffusion, unless `init_params` gives them. (Inside `numpyro.infer.Gibbs` score
+        sites always start so: Gibbs does not say which of its values the user gave.)
+        """
+        model_kwargs = model_kwargs or {}
+        priors = score_sites(self._model, model_args, model_kwargs)
+        if self.warns_on_networks:
+            _warn_on_networks(type(self).__name__, priors)
+        self._num_warmup = num_warmup
+        one = is_prng_key(rng_key)
+        split = jax.random.split if one else jax.vmap(jax.random.split, out_axes=1)
+        key_start, key_chain = split(rng_key)
+        if init_params and GIBBS_SITES_KWARG in model_kwargs:
+            # Gibbs hands over constrained values of all sites of the block, drawn cheaply.
+            flat = seed(flat_scores(self._model), jax.random.key(0))
+            init_params = unconstrain_fn(flat, model_args, model_kwargs, init_params)
+            init_params = {name: v for name, v in init_params.items() if name not in priors}
+        target = self._target(model_args, model_kwargs)
+        weight = weight_of_model(
+            self._model, key_start, model_args, model_kwargs, init_params=init_params
+        )
+        starts = starting_priors(priors, target, given=init_params or {})
+
+        def chain(key: Array, z: Values) -> LocalState:
+            key, key_prior = jax.random.split(key)
+            return self._init_chain(key, finite_start(key_prior, z, starts, target), target)
+
+        # Jitted, so that the reverse diffusion compiles once and not operation by operation.
+        state = jax.jit(chain if one else jax.vmap(chain))(key_chain, weight.initial)
+        self._sample_fn = self._step
+        return state
+
+    def sample(self, state: LocalState, model_args: tuple, model_kwargs: dict) -> LocalState:
+        """Advance the chain, or the batch of chains, by one draw."""
+        target = self._target(model_args, model_kwargs or {})
+        step = partial(self._step, target=target)
+        return step(state) if is_prng_key(state.rng_key) else jax.vmap(step)(state)
 
     def _bind(self, target: Target, adaptation: AdaptationState) -> SamplingAlgorithm:
         times = target.floors
@@ -215,4 +256,16 @@ class LocalKernel(ScoreKernel):
         return (
             f"{state.num_steps} steps of size {state.adapt_state.step_size:.2e}. "
             f"acc. prob={state.mean_accept_prob:.2f}"
+        )
+
+
+def _warn_on_networks(kernel: str, priors: dict[str, ScorePrior]) -> None:
+    networks = [n for n, p in priors.items() if not p.score_model.has_log_density]
+    if networks:
+        warnings.warn(
+            f"{kernel} moves site(s) {networks} along trajectories on which a network's curl "
+            "enters the acceptance. Check sp.diagnostics.report, or use sp.ScoreMALA or "
+            "sp.AnnealedScoreMCMC.",
+            UserWarning,
+            stacklevel=4,
         )

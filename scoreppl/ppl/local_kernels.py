@@ -5,10 +5,8 @@ acceptance takes the prior's log-ratio from the integral of its score along the 
 everything else in the model exactly. There is no energy and no log density to report.
 """
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-from blackjax.base import SamplingAlgorithm
 from jax import Array
 
 from scoreppl import mcmc
@@ -69,6 +67,7 @@ class ScoreMALA(LocalKernel):
     ) -> None:
         super().__init__(
             model,
+            partial(mcmc.hmc, num_integration_steps=1),
             noise_level=noise_level,
             quadrature=quadrature,
             step_size=step_size,
@@ -79,11 +78,6 @@ class ScoreMALA(LocalKernel):
             target_accept_prob=target_accept_prob,
             batch_nodes=batch_nodes,
         )
-
-    def _algorithm(
-        self, score_fn: Callable, log_weight_fn: Callable, **shared: Any
-    ) -> SamplingAlgorithm:
-        return mcmc.hmc(score_fn, log_weight_fn, num_integration_steps=1, **shared)
 
 
 class ScoreHMC(LocalKernel):
@@ -124,6 +118,7 @@ adapt_mass_matrix, dense_mass, target_accept_prob, batch_nodes
             raise ValueError(f"`num_steps={num_steps}` must be at least 1.")
         super().__init__(
             model,
+            partial(mcmc.hmc, num_integration_steps=num_steps),
             noise_level=noise_level,
             quadrature=quadrature,
             step_size=step_size,
@@ -134,12 +129,6 @@ adapt_mass_matrix, dense_mass, target_accept_prob, batch_nodes
             target_accept_prob=target_accept_prob,
             batch_nodes=batch_nodes,
         )
-        self._num_steps = num_steps
-
-    def _algorithm(
-        self, score_fn: Callable, log_weight_fn: Callable, **shared: Any
-    ) -> SamplingAlgorithm:
-        return mcmc.hmc(score_fn, log_weight_fn, num_integration_steps=self._num_steps, **shared)
 
 
 class ScoreNUTS(LocalKernel):
@@ -179,6 +168,7 @@ adapt_mass_matrix, dense_mass, target_accept_prob, batch_nodes
             raise ValueError(f"`max_tree_depth={max_tree_depth}` must be at least 1.")
         super().__init__(
             model,
+            partial(mcmc.nuts, max_num_doublings=max_tree_depth),
             noise_level=noise_level,
             quadrature=quadrature,
             step_size=step_size,
@@ -189,9 +179,3 @@ adapt_mass_matrix, dense_mass, target_accept_prob, batch_nodes
             target_accept_prob=target_accept_prob,
             batch_nodes=batch_nodes,
         )
-        self._max_tree_depth = max_tree_depth
-
-    def _algorithm(
-        self, score_fn: Callable, log_weight_fn: Callable, **shared: Any
-    ) -> SamplingAlgorithm:
-        return mcmc.nuts(score_fn, log_weight_fn, max_num_doublings=self._max_tree_depth, **shared)
