@@ -3,6 +3,7 @@
 ::
 
     python -m case_studies.quickstart --out docs/quickstart
+    python -m case_studies.quickstart.calibration --out docs/quickstart
     python -m docs.scripts.annealing_table
     python -m docs.scripts.update_readme
 """
@@ -14,6 +15,7 @@ PLACES = (
     ("README.md", "quickstart", "docs/quickstart/results.md"),
     ("case_studies/quickstart/README.md", "quickstart", "docs/quickstart/results.md"),
     ("docs/annealing.md", "annealing", "docs/tables/annealing.md"),
+    ("docs/annealing.md", "calibration", "docs/quickstart/calibration.md"),
 )
 
 

@@ -54,7 +54,8 @@ def _annealed(run: Run, target: Target) -> str:
     if run.networks:
         return (
             f'"MH-like" at every level for {_names(run.networks)}: line integrals of a network\'s '
-            "score are exact for a conservative score alone. inner='split' needs none."
+            "score are exact for a conservative score alone, jumps between modes up to the "
+            "discretisation of their reverse steps. inner='split' needs no conservative score."
         )
     return (
         f"Moves are exact at every level, down to {_noise(target)}: the score models have log "

@@ -111,7 +111,8 @@ class AnnealedScoreMCMC(ScoreKernel):
         between 2e-4 and 1e4.
     steps_per_level
         Sweeps (``"split"``, default 1) or moves (otherwise, default 12) a level. Every sweep
-        after the first also jumps through a noisier level, which moves mass between modes.
+        after the first, and every move, comes with a jump through a noisier level, which moves
+        mass between modes.
     num_reverse_steps
         ``"split"``: network calls for one draw of the cleaner event.
     weight_move
@@ -134,9 +135,9 @@ class AnnealedScoreMCMC(ScoreKernel):
     Notes
     -----
     Warm-up tunes the step size and a diagonal preconditioner of each level on draws that are
-    thrown away, then freezes them. Draws are independent, so R-hat
-    and ESS say nothing of the bias that incomplete annealing leaves: compare a run with more
-    levels and steps. With ``noise_level`` 0 the ladder ends at log-SNR 10 (sd 0.0067).
+    thrown away, then freezes them. Draws are independent, so R-hat and ESS say nothing of the
+    bias that incomplete annealing leaves: compare a run with more levels and steps. With
+    ``noise_level`` 0 the ladder ends at log-SNR 10 (sd 0.0067).
 
     Extra fields: ``acceptance_rate_level``, ``accept_prob``, ``is_nan``, ``diverging`` (the draw
     itself has weight zero or NaN: leave it out), ``num_score_evaluations``. Chain methods,
@@ -254,10 +255,13 @@ class AnnealedScoreMCMC(ScoreKernel):
         is_one_chain = is_prng_key(state.rng_key)
         chains = jax.tree.map(lambda v: v[None], state) if is_one_chain else state
         # Chains advance together, so one counter decides for all of them.
-        first = chains.i[0], chains.index[0], chains.num_warmup[0]
-        spent = (first[1] >= self._block_size) | (first[0] == first[2])
+        is_used_up = chains.index[0] >= self._block_size
+        is_warmup_over = chains.i[0] == chains.num_warmup[0]
         chains = jax.lax.cond(
-            spent, lambda chains: self._refill(chains, target, start), lambda chains: chains, chains
+            is_used_up | is_warmup_over,
+            lambda chains: self._refill(chains, target, start),
+            lambda chains: chains,
+            chains,
         )
         chains = jax.vmap(self._take)(chains)
         return jax.tree.map(lambda v: v[0], chains) if is_one_chain else chains

@@ -122,7 +122,7 @@ def anneal(
 ) -> Annealed:
     """Take a block of draws of each chain from pure noise down the ladder.
 
-    Draws of all chains make one batch for the network: nested batches cost it 15 % more time.
+    Draws of all chains make one batch for the network, which is slower on nested ones.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@ r"""Metropolis moves on a noise level's marginal, accepted by the line integral.
 
 At level t the target is p_t(x) w(D(x, t), theta): the noisy prior times the weight at the
 denoised mean, and w itself at the lowest level. A level is entered by one ancestral step from
-the one above, and by a `jump` through a noisier level: moves alone leave modes with the masses
+the one above, followed by jumps through noisier levels: moves alone leave modes with the masses
 that they had when hopping froze. The weight's gradient passes through the denoiser, at the price
 of one vector-Jacobian product a move. Annealed in this way by Sjöberg et al., arXiv:2307.14012, and
 Du et al., arXiv:2302.11552, there without ordinary latents.
@@ -20,8 +20,9 @@ from jax.flatten_util import ravel_pytree
 
 from scoreppl import mcmc
 from scoreppl.line_integral import Quadrature, as_quadrature
+from scoreppl.samplers import renoising
 from scoreppl.samplers.inner import Inner, Level, StepInfo, map_sites
-from scoreppl.samplers.renoising import add_noise, draw_cleaner, log_snrs
+from scoreppl.samplers.renoising import log_snrs
 from scoreppl.score import ScoreModel
 from scoreppl.solvers import ancestral
 from scoreppl.target import Position, Target
@@ -138,21 +139,9 @@ def level_log_weight(position: Position, target: Target, level: Level) -> Array:
 
 
 def jump(key: Array, position: Position, target: Target, level: Level, num_steps: int) -> Position:
-    """Propose another event through a noisier level.
-
-    Noise to a level drawn between the ladder's top and this one, and back by reverse steps: up to
-    their discretisation this leaves p_t invariant and reversible, so that the acceptance is the
-    ratio of the weights. It hops between modes that are far apart at this level.
-    """
-    key_level, key_noise, key_reverse, key_accept = jax.random.split(key, 4)
-    log_snr = jax.random.uniform(key_level, minval=level.top_log_snr, maxval=level.log_snr)
-    times = target.times(log_snr)
-    here, there = target.scales(level.times), target.scales(times)
-    added = {name: jnp.sqrt(jnp.maximum(there[name] ** 2 - here[name] ** 2, 0.0)) for name in here}
-    noisier = add_noise(key_noise, position, target, added)
+    """Jump from p_t w(D) through a noisier level and back (`scoreppl.samplers.renoising.jump`)."""
     goals = log_snrs(target, level.times)
-    moved = position | draw_cleaner(key_reverse, noisier, target, times, goals, num_steps)
-    log_ratio = level_log_weight(moved, target, level) - level_log_weight(position, target, level)
-    # A ratio that is not a number compares false: rejected.
-    accepted = jnp.log(jax.random.uniform(key_accept)) < log_ratio
-    return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, position)
+    return renoising.jump(
+        key, position, target, level, goals, num_steps,
+        lambda z: level_log_weight(z, target, level),
+    )  # fmt: skip

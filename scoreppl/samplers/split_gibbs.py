@@ -16,7 +16,7 @@ noise at which the network is valid; there its last noise prediction is kept as 
 
 The weight is felt at u, which at high noise says little of the modes of the data: a ladder with
 one sweep a level leaves modes with the masses that they had when hopping froze. Further sweeps at
-a level therefore also `jump`, with an exact acceptance.
+a level therefore also `jump`, exactly up to the discretisation of the reverse steps.
 
 The splitting is that of Vono, Dobigeon and Chainais (arXiv:1804.05809); diffusion models draw
 the prior's half, with r = 0, as in Coeurdoux, Dobigeon and Chainais (arXiv:2304.11134) and Wu et
@@ -31,8 +31,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from scoreppl.samplers import renoising
 from scoreppl.samplers.inner import Inner, Level, StepInfo
-from scoreppl.samplers.renoising import add_noise, draw_cleaner, log_snrs
+from scoreppl.samplers.renoising import added_scales, draw_cleaner, log_snrs
 from scoreppl.samplers.weight_moves import WeightMove, barker
 from scoreppl.target import Position, Target, Times
 
@@ -62,14 +63,6 @@ class SplitState(NamedTuple):
 def cleaner_log_snrs(target: Target, times: Times) -> dict[str, Array]:
     """Log-SNR of the cleaner events of a level."""
     return {name: log_snr + STRETCH for name, log_snr in log_snrs(target, times).items()}
-
-
-def _coupling_scales(target: Target, noisy: Times, times: Times) -> Times:
-    """Noise standard deviation between u at `noisy` and the cleaner event of `times`."""
-    scales, here = target.scales(noisy), log_snrs(target, noisy)
-    for name, goal in cleaner_log_snrs(target, times).items():
-        scales[name] = scales[name] * jnp.sqrt(-jnp.expm1(jnp.minimum(here[name] - goal, 0.0)))
-    return scales
 
 
 def split_gibbs(
@@ -124,8 +117,8 @@ def split_gibbs(
         begin = come_from(level)
         goals = cleaner_log_snrs(target, level.times)
         cleaner = draw_cleaner(key_cleaner, position, target, begin, goals, num_reverse_steps)
-        before = _coupling_scales(target, begin, level.times)
-        here = _coupling_scales(target, level.times, level.times)
+        before = added_scales(target, goals, begin)
+        here = added_scales(target, goals, level.times)
 
         # On entry the noise u - v shrinks to this level's: without a weight that is fresh noise
         # of the right law, and with one it has felt the weight already. Later sweeps leave u
@@ -151,7 +144,7 @@ def split_gibbs(
         step_size: Array,
         inverse_mass: Array,
     ) -> tuple[SplitState, StepInfo]:
-        scales = _coupling_scales(target, level.times, level.times)
+        scales = added_scales(target, cleaner_log_snrs(target, level.times), level.times)
         masses = ravel_pytree(state.position)[1](inverse_mass)
         position, gradients = state.position, {}
         rates, bad = [], []
@@ -192,27 +185,20 @@ def split_gibbs(
 def jump(
     key: Array, cleaner: Position, noisy: Position, target: Target, level: Level, num_steps: int
 ) -> tuple[Position, Position]:
-    r"""Propose another cleaner event through a noisier level, and carry the noise along.
+    r"""Jump with the cleaner event through a noisier level and back, and carry the noise along.
 
-    Noise v to a level drawn between the ladder's top and this one, and denoise it again: this
-    leaves p_r(v) invariant and reversible, and hops between modes that are far apart at this
-    level. With e = u - v held fixed the augmented target is p_r(v) N(e; 0, s^2 - r^2) w(v + e),
-    so the acceptance is the exact ratio w(u', theta) / w(u, theta).
+    With e = u - v held fixed the augmented target is p_r(v) N(e; 0, s^2 - r^2) w(v + e, theta),
+    so v jumps (`scoreppl.samplers.renoising.jump`) under the weight w(v + e, theta).
     """
-    key_level, key_noise, key_cleaner, key_accept = jax.random.split(key, 4)
-    log_snr = jax.random.uniform(key_level, minval=level.top_log_snr, maxval=level.log_snr)
-    times = target.times(log_snr)
-    scales = _coupling_scales(target, times, level.times)
-    again = add_noise(key_noise, noisy | cleaner, target, scales)
+
+    def carry(v: Position) -> Position:
+        return noisy | {name: noisy[name] + (v[name] - cleaner[name]) for name in cleaner}
+
     goals = cleaner_log_snrs(target, level.times)
-    proposed = draw_cleaner(key_cleaner, again, target, times, goals, num_steps)
-    moved = noisy | {name: noisy[name] + proposed[name] - cleaner[name] for name in cleaner}
-    log_ratio = target.log_weight(moved) - target.log_weight(noisy)
-    # A ratio that is not a number compares false: rejected.
-    accepted = jnp.log(jax.random.uniform(key_accept)) < log_ratio
-    return jax.tree.map(
-        lambda new, old: jnp.where(accepted, new, old), (proposed, moved), (cleaner, noisy)
+    moved = renoising.jump(
+        key, cleaner, target, level, goals, num_steps, lambda v: target.log_weight(carry(v))
     )
+    return moved, carry(moved)
 
 
 def _blocks(target: Target, position: Position) -> list[list[str]]:

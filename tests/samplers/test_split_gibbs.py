@@ -105,7 +105,7 @@ def test_what_remains_is_the_discretisation_of_the_reverse_diffusion(num_steps, 
 
 
 def gibbs() -> WeightMove:
-    """Exact draw of u given v without a weight, from the density's value and curvature."""
+    """Exact draw of u given v without a weight, from the density's slope and curvature."""
 
     def step(
         key: Array, state: Any, log_density: Any, step_size: Array, inverse_mass: Array
