@@ -40,3 +40,17 @@ def test_import_is_not_slower_than_the_dependencies():
         if subject <= BUDGET * reference:
             return
     raise AssertionError(f"{subject:.2f} s, the dependencies {reference:.2f} s")
+
+
+def test_numpyro_is_whole_however_arviz_was_imported():
+    """ArviZ 1.x leaves a lazy numpyro, which loses submodules if they are what is used first."""
+    orders = ("arviz, scoreppl", "arviz, numpyro.distributions, scoreppl", "scoreppl, arviz")
+    for order in orders:
+        script = f"import {order}, numpyro\nprint(numpyro.distributions.distribution)"
+        run = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, f"{order}: {run.stderr}"

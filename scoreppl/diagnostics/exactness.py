@@ -47,7 +47,7 @@ def _annealed(run: Run, target: Target) -> str:
         return "As exact at each level as the inner moves that were passed to the kernel."
     if run.inner == "split":
         return (
-            f"Exact, once annealed, for p(u) w(u, theta) at {_noise(target)}, up to the "
+            f"Exact, once annealed, for p(u) w(u, theta) at {_last(run)}, up to the "
             "discretisation of short reverse diffusions, if the network's levels agree about p. "
             "No conservative score is needed, so no loop defect is measured."
         )
@@ -58,9 +58,14 @@ def _annealed(run: Run, target: Target) -> str:
             "discretisation of their reverse steps. inner='split' needs no conservative score."
         )
     return (
-        f"Moves are exact at every level, down to {_noise(target)}: the score models have log "
+        f"Moves are exact at every level, down to {_last(run)}: the score models have log "
         "densities. Jumps between modes are exact up to the discretisation of their reverse steps."
     )
+
+
+def _last(run: Run) -> str:
+    levels = run.noise_levels
+    return "" if levels is None else f"noise sd {float(levels[-1]):.2g} (data units)"
 
 
 def _noise(target: Target) -> str:

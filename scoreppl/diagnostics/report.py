@@ -198,7 +198,10 @@ def _acceptance_rows(found: Report) -> list[tuple[str, str]]:
 
 
 def _failures(found: Report) -> str:
-    counts = {"draws with a NaN, rejected": found.num_nan, "divergences": found.num_divergent}
+    counts = {
+        "draws with a NaN among their proposals": found.num_nan,
+        "divergences": found.num_divergent,
+    }
     known = [f"{count} {name}" for name, count in counts.items() if count is not None]
     return "; ".join(known) or "not reported by this kernel"
 

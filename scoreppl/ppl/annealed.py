@@ -19,6 +19,7 @@ from numpyro.infer import init_to_sample
 from numpyro.util import is_prng_key
 
 from scoreppl.line_integral import Quadrature
+from scoreppl.noise.schedule import is_concrete
 from scoreppl.ppl.contract import ScoreKernel
 from scoreppl.ppl.potential import Model, Values, flat_scores, log_weight, score_sites
 from scoreppl.ppl.prior import ScorePrior
@@ -28,6 +29,7 @@ from scoreppl.samplers.annealed import (
     initial_tuning,
     noise_ladder,
     num_score_evaluations,
+    start_from_noise,
 )
 from scoreppl.samplers.inner import Inner
 from scoreppl.samplers.level_moves import level_moves
@@ -220,6 +222,7 @@ class AnnealedScoreMCMC(ScoreKernel):
         for name, prior in priors.items():
             ScorePrior(prior.score_model, noise_level=target.floors[name])  # checks the level
         start = partial(_prior_values, self._model, model_args, model_kwargs)
+        _check_weight(target, start)
 
         def chain(key: Array) -> AnnealedState:
             inner, z = self._build_inner(target), start(key)
@@ -283,7 +286,7 @@ class AnnealedScoreMCMC(ScoreKernel):
             inner,
             adapt=chains.i[0] < chains.num_warmup[0],
         )
-        cost = num_score_evaluations(target, ladder, inner)
+        cost = num_score_evaluations(target, chains.z, ladder, inner)
         return chains._replace(
             index=jnp.zeros_like(chains.index),
             block_z=block.position,
@@ -358,6 +361,20 @@ def _checked_levels(levels: ArrayLike) -> np.ndarray:
     if not np.all(np.diff(values) < 0):
         raise ValueError("`levels` must decrease, from the noisiest level to the last.")
     return values
+
+
+def _check_weight(target: Target, start: Callable[[Array], Values]) -> None:
+    """Refuse a model whose weight is not a number wherever it is looked at."""
+
+    def look(key: Array) -> Array:
+        return target.log_weight(start_from_noise(key, start(key), target, log_snr=0.0))
+
+    found = jax.jit(jax.vmap(look))(jax.random.split(jax.random.key(0), 16))
+    if is_concrete(found) and np.all(np.isnan(found)):
+        raise ValueError(
+            "The model's log weight is not a number at any of 16 draws from the priors; check the "
+            "observations and the model's arguments for NaN."
+        )
 
 
 def _prior_values(model: Model, args: tuple, kwargs: dict, key: Array) -> Values:

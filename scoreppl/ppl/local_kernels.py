@@ -179,3 +179,5 @@ adapt_mass_matrix, dense_mass, target_accept_prob, batch_nodes
             target_accept_prob=target_accept_prob,
             batch_nodes=batch_nodes,
         )
+        # ArviZ and the report tell kernels that build trees by this name, which is NUTS's own.
+        self._max_tree_depth = max_tree_depth

@@ -224,7 +224,7 @@ def anneal(
     return Annealed(*found, swapped(tuning))
 
 
-def num_score_evaluations(target: Target, ladder: Array, inner: Inner) -> Array:
+def num_score_evaluations(target: Target, position: Position, ladder: Array, inner: Inner) -> Array:
     """Score evaluations that one draw costs, for each event of a score site."""
 
     def level(log_snr: Array, previous: Array) -> Array:
@@ -236,7 +236,7 @@ def num_score_evaluations(target: Target, ladder: Array, inner: Inner) -> Array:
             log_snr,
             ladder[0],
         )
-        return inner.num_score_evaluations(target, entry)
+        return inner.num_score_evaluations(target, position, entry)
 
     return jnp.sum(jax.vmap(level)(ladder, _coming_from(ladder)))
 

@@ -72,7 +72,8 @@ class Inner(NamedTuple):
     num_steps
         Inner steps a sweep.
     num_score_evaluations
-        ``num_score_evaluations(target, level)``: score evaluations of one draw at a level.
+        ``num_score_evaluations(target, position, level)``: score evaluations of one draw at a
+        level; of the position only the sites count.
     target_acceptance_rates
         What warm-up aims at, by block; None where nothing is to be tuned.
     uses_gradient
@@ -85,7 +86,7 @@ class Inner(NamedTuple):
     num_blocks: Callable[[Target, Position], int]
     num_sweeps: int
     num_steps: int
-    num_score_evaluations: Callable[[Target, Level], Array]
+    num_score_evaluations: Callable[[Target, Position, Level], Array]
     target_acceptance_rates: tuple[float | None, ...]
     uses_gradient: bool
 

@@ -165,7 +165,7 @@ def split_gibbs(
         info = StepInfo(jnp.stack(rates), squares, jnp.any(jnp.stack(bad)))
         return state._replace(position=position), info
 
-    def evaluations(target: Target, level: Level) -> Array:
+    def evaluations(target: Target, position: Position, level: Level) -> Array:
         again = num_reverse_steps + num_jumps * num_jump_steps
         return jnp.asarray(num_reverse_steps + (num_sweeps - 1) * again)
 

@@ -332,3 +332,44 @@ def test_noise_levels_at_which_the_score_is_not_valid_are_refused(noise_level):
         AnnealedScoreMCMC(model, noise_level=noise_level, **QUICK).init(
             random.key(0), 0, None, (jnp.zeros(2),), {}
         )
+
+
+@pytest.mark.parametrize("inner", ["hmc", "mala", "split"])
+def test_no_draw_stays_at_a_stiff_start(inner):
+    """A scale with a wide prior starts where every step of the usual size is rejected.
+
+    Given x a standard normal seen five times, the posterior of s is known on a grid.
+    """
+    seen = np.array([-0.6, 0.1, -0.2, 0.5, -0.3])
+    log_s = np.linspace(-8, 8, 2001)
+    variances = np.exp(2 * log_s)
+    total = seen.sum() ** 2 / (variances + 5)
+    log_mass = -0.5 * ((seen @ seen - total) / variances + np.log1p(5 / variances))
+    log_mass += -5 * log_s - 0.5 * (log_s / 3) ** 2
+    mass = np.exp(log_mass - log_mass.max())
+    mean = mass @ log_s / mass.sum()
+    sd = np.sqrt(mass @ (log_s - mean) ** 2 / mass.sum())
+
+    def model():
+        x = numpyro.sample("x", ScorePrior(GaussianMixture(jnp.zeros((1, 1)), scales=1.0)))
+        s = numpyro.sample("s", dist.LogNormal(0.0, 3.0))
+        numpyro.sample("y", dist.Normal(x[0], s).expand([5]).to_event(1), obs=seen)
+
+    kernel = AnnealedScoreMCMC(model, inner=inner, num_levels=40, steps_per_level=4, block_size=200)
+    mcmc = MCMC(kernel, num_warmup=200, num_samples=400, progress_bar=False)
+    mcmc.run(random.key(0))
+    found = np.log(mcmc.get_samples()["s"])
+    # Draws that stay have log s down to -9. Five standard errors, and a tenth of a standard
+    # deviation for what forty levels leave.
+    assert found.min() > mean - 6 * sd
+    assert abs(found.mean() - mean) < 5 * sd / np.sqrt(400) + 0.1 * sd
+
+
+def test_a_weight_that_is_no_number_anywhere_is_an_error():
+    def model(y):
+        x = numpyro.sample("x", ScorePrior(GaussianMixture(jnp.zeros((1, 1)), scales=1.0)))
+        numpyro.factor("fit", -jnp.sum((y - x[0]) ** 2))
+
+    mcmc = MCMC(AnnealedScoreMCMC(model), num_warmup=1, num_samples=1, progress_bar=False)
+    with pytest.raises(ValueError, match="not a number .* check the observations"):
+        mcmc.run(random.key(0), jnp.array([0.3, jnp.nan]))

@@ -12,7 +12,7 @@ from jax import Array
 
 from scoreppl.line_integral import Quadrature
 from scoreppl.samplers.inner import Inner
-from scoreppl.samplers.level_moves import jump, level_moves
+from scoreppl.samplers.level_moves import jump, level_moves, move_latents
 from scoreppl.target import Position
 from tests import mutants
 from tests.samplers.exact import (
@@ -69,6 +69,24 @@ def test_at_the_last_level_the_weight_is_felt_at_the_position_itself(num_integra
     assert not any(alarms(kernel, functions, judged="noisy"))
 
 
+def latent_moves(
+    weight: Callable[[Position], Array] = log_weight, *, is_last: bool = False
+) -> SamplingAlgorithm:
+    """Moves of theta alone at a level."""
+    problem = target(weight=weight)
+
+    def step(key: Array, position: Position) -> tuple[Position, None]:
+        return move_latents(key, position, problem, level(problem, is_last=is_last), 3), None
+
+    return SamplingAlgorithm(lambda draws, key: draws.position, step)
+
+
+@pytest.mark.parametrize("judged, is_last", [("denoised", False), ("noisy", True)])
+def test_moves_of_the_latents_leave_the_level_invariant(judged, is_last):
+    found = alarms(latent_moves(is_last=is_last), functions, count=40_000, judged=judged)
+    assert not any(found)
+
+
 def jumps(weight: Callable[[Position], Array] = log_weight) -> SamplingAlgorithm:
     """One jump at the last level, with exact reverse steps."""
     problem = target(ExactReverse(PRIOR), weight)
@@ -88,6 +106,10 @@ def test_a_jump_leaves_the_level_invariant():
 
 def test_mutant_jump_without_acceptance():
     assert all(alarms(jumps(lambda position: jnp.zeros(())), functions, judged="noisy"))
+
+
+def test_mutant_moves_of_the_latents_without_weight():
+    assert all(alarms(latent_moves(lambda p: jnp.zeros(())), functions, judged="denoised"))
 
 
 @pytest.mark.parametrize("rule", [mutants.half_integral(), mutants.left_endpoint()])
@@ -111,7 +133,7 @@ def test_entering_is_one_ancestral_step():
     noisier = level(problem, LOG_SNR - 1.0)
     here = level(problem, is_entry=True)._replace(previous=noisier.times)
     position = {"theta": jnp.asarray(0.3), "x": jnp.array([0.8, -1.1])}
-    inner = level_moves(num_jumps=0)
+    inner = level_moves(num_jumps=0, num_latent_moves=0)
 
     @jax.jit
     @jax.vmap
