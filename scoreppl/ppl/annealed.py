@@ -13,23 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from numpyro.distributions.transforms import biject_to
-from numpyro.handlers import seed, substitute, trace
-from numpyro.infer import init_to_sample
 from numpyro.util import is_prng_key
 
 from scoreppl.line_integral import Quadrature
-from scoreppl.noise.schedule import is_concrete
 from scoreppl.ppl.contract import ScoreKernel
-from scoreppl.ppl.potential import Model, Values, flat_scores, log_weight, score_sites
+from scoreppl.ppl.potential import Model, Values, log_weight, score_sites
 from scoreppl.ppl.prior import ScorePrior
+from scoreppl.ppl.starts import check_weight, prior_values
 from scoreppl.samplers.annealed import (
     LevelTuning,
     anneal,
     initial_tuning,
     noise_ladder,
     num_score_evaluations,
-    start_from_noise,
 )
 from scoreppl.samplers.inner import Inner
 from scoreppl.samplers.level_moves import level_moves
@@ -221,8 +217,8 @@ class AnnealedScoreMCMC(ScoreKernel):
         target = self._target(model_args, model_kwargs)
         for name, prior in priors.items():
             ScorePrior(prior.score_model, noise_level=target.floors[name])  # checks the level
-        start = partial(_prior_values, self._model, model_args, model_kwargs)
-        _check_weight(target, start)
+        check_weight(self._model, model_args, model_kwargs, target)
+        start = partial(prior_values, self._model, model_args, model_kwargs)
 
         def chain(key: Array) -> AnnealedState:
             inner, z = self._build_inner(target), start(key)
@@ -254,7 +250,7 @@ class AnnealedScoreMCMC(ScoreKernel):
         """Give the next draw of each chain, making a new block where the last one is spent."""
         model_kwargs = model_kwargs or {}
         target = self._target(model_args, model_kwargs)
-        start = partial(_prior_values, self._model, model_args, model_kwargs)
+        start = partial(prior_values, self._model, model_args, model_kwargs)
         is_one_chain = is_prng_key(state.rng_key)
         chains = jax.tree.map(lambda v: v[None], state) if is_one_chain else state
         # Chains advance together, so one counter decides for all of them.
@@ -361,28 +357,3 @@ def _checked_levels(levels: ArrayLike) -> np.ndarray:
     if not np.all(np.diff(values) < 0):
         raise ValueError("`levels` must decrease, from the noisiest level to the last.")
     return values
-
-
-def _check_weight(target: Target, start: Callable[[Array], Values]) -> None:
-    """Refuse a model whose weight is not a number wherever it is looked at."""
-
-    def look(key: Array) -> Array:
-        return target.log_weight(start_from_noise(key, start(key), target, log_snr=0.0))
-
-    found = jax.jit(jax.vmap(look))(jax.random.split(jax.random.key(0), 16))
-    if is_concrete(found) and np.all(np.isnan(found)):
-        raise ValueError(
-            "The model's log weight is not a number at any of 16 draws from the priors; check the "
-            "observations and the model's arguments for NaN."
-        )
-
-
-def _prior_values(model: Model, args: tuple, kwargs: dict, key: Array) -> Values:
-    """Unconstrained latents at a draw from the ordinary priors; score sites only have a shape."""
-    prepared = substitute(seed(flat_scores(model), key), substitute_fn=init_to_sample())
-    sites = trace(prepared).get_trace(*args, **kwargs)
-    return {
-        name: biject_to(site["fn"].support).inv(site["value"])
-        for name, site in sites.items()
-        if site["type"] == "sample" and not site["is_observed"]
-    }

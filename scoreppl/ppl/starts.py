@@ -1,13 +1,20 @@
-"""Where a local chain starts: score sites at the end of a short reverse diffusion."""
+"""Where chains and draws start, and whether the weight can be looked at there."""
 
 from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from numpyro.distributions.transforms import biject_to
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer import init_to_sample
 
-from scoreppl.ppl.potential import Values
+from scoreppl.noise.schedule import is_concrete
+from scoreppl.ppl.flat import flat_scores
+from scoreppl.ppl.potential import Model, Values
 from scoreppl.ppl.prior import ScorePrior
+from scoreppl.samplers.annealed import start_from_noise
 from scoreppl.target import Target
 
 _NUM_STEPS = 30
@@ -62,3 +69,46 @@ def finite_start(
     )
     keep = is_refused(z)
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), checked, z)
+
+
+def check_weight(model: Model, args: tuple, kwargs: dict, target: Target) -> None:
+    """Refuse a weight that is not a number wherever it is looked at, or never finite for a NaN."""
+
+    def look(key: Array) -> Array:
+        start = prior_values(model, args, kwargs, key)
+        return target.log_weight(start_from_noise(key, start, target, log_snr=0.0))
+
+    found = jax.jit(jax.vmap(look))(jax.random.split(jax.random.key(0), 16))
+    if not is_concrete(found) or np.any(np.isfinite(found)):
+        return
+    # NumPyro gives an observation that is not a number the log density -inf.
+    observed = {name: site["value"] for name, site in _observed_sites(model, args, kwargs).items()}
+    broken = [name for name, v in observed.items() if is_concrete(v) and np.any(np.isnan(v))]
+    if broken:
+        raise ValueError(
+            f"Observed sites {broken} hold NaN, and the model's log weight is nowhere finite. "
+            "Leave these values out of the data, or hide them with numpyro.handlers.mask."
+        )
+    if np.all(np.isnan(found)):
+        raise ValueError(
+            "The model's log weight is not a number at any of 16 draws from the priors; check the "
+            "model's arguments for NaN."
+        )
+
+
+def _observed_sites(model: Model, args: tuple, kwargs: dict) -> dict[str, dict]:
+    """Return the observed sites of the model."""
+    prepared = substitute(seed(flat_scores(model), 0), substitute_fn=init_to_sample())
+    sites = trace(prepared).get_trace(*args, **kwargs)
+    return {n: s for n, s in sites.items() if s["type"] == "sample" and s["is_observed"]}
+
+
+def prior_values(model: Model, args: tuple, kwargs: dict, key: Array) -> Values:
+    """Unconstrained latents at a draw from the ordinary priors; score sites only have a shape."""
+    prepared = substitute(seed(flat_scores(model), key), substitute_fn=init_to_sample())
+    sites = trace(prepared).get_trace(*args, **kwargs)
+    return {
+        name: biject_to(site["fn"].support).inv(site["value"])
+        for name, site in sites.items()
+        if site["type"] == "sample" and not site["is_observed"]
+    }
