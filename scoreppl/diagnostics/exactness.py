@@ -21,7 +21,8 @@ def exactness(run: Run) -> tuple[str, ...]:
             "here.",
         )
     if run.noise_levels is not None:
-        return (_annealed(run, run.target), _ANNEALING)
+        end = f"noise sd {float(run.noise_levels[-1]):.2g} (data units)"
+        return (_annealed(run, end), _ANNEALING)
     if run.is_local:
         return (_local(run, run.target),)
     return (f"See the documentation of {run.kernel} for what its draws are exact for.",)
@@ -42,12 +43,12 @@ def _local(run: Run, target: Target) -> str:
     return f"Exact for {at}: log-ratios are differences of the score models' own log densities."
 
 
-def _annealed(run: Run, target: Target) -> str:
+def _annealed(run: Run, end: str) -> str:
     if run.inner == "custom":
         return "As exact at each level as the inner moves that were passed to the kernel."
     if run.inner == "split":
         return (
-            f"Exact, once annealed, for p(u) w(u, theta) at {_last(run)}, up to the "
+            f"Exact, once annealed, for p(u) w(u, theta) at {end}, up to the "
             "discretisation of short reverse diffusions, if the network's levels agree about p. "
             "No conservative score is needed, so no loop defect is measured."
         )
@@ -58,14 +59,9 @@ def _annealed(run: Run, target: Target) -> str:
             "discretisation of their reverse steps. inner='split' needs no conservative score."
         )
     return (
-        f"Moves are exact at every level, down to {_last(run)}: the score models have log "
+        f"Moves are exact at every level, down to {end}: the score models have log "
         "densities. Jumps between modes are exact up to the discretisation of their reverse steps."
     )
-
-
-def _last(run: Run) -> str:
-    levels = run.noise_levels
-    return "" if levels is None else f"noise sd {float(levels[-1]):.2g} (data units)"
 
 
 def _noise(target: Target) -> str:

@@ -3,7 +3,8 @@ r"""Metropolis moves on a noise level's marginal, accepted by the line integral.
 At level t the target is p_t(x) w(D(x, t), theta): the noisy prior times the weight at the
 denoised mean, and w itself at the lowest level. A level is entered by one ancestral step from
 the one above, followed by jumps through noisier levels: moves alone leave modes with the masses
-that they had when hopping froze. The weight's gradient passes through the denoiser, at the price
+that they had when hopping froze. Ordinary latents then move alone, and with the score sites in
+every move. The weight's gradient passes through the denoiser, at the price
 of one vector-Jacobian product a move. Annealed in this way by Sjöberg et al., arXiv:2307.14012, and
 Du et al., arXiv:2302.11552, there without ordinary latents.
 """
