@@ -11,9 +11,21 @@ from jax import Array
 
 from scoreppl.noise import Schedule
 from scoreppl.solvers.ancestral import ancestral
+from scoreppl.solvers.exponential import Exponential, ddim, deis, dpm_solver, unipc
+from scoreppl.solvers.heun import Heun
 from scoreppl.solvers.multistep import multistep
 
-__all__ = ["Solver", "ancestral", "multistep"]
+__all__ = [
+    "Exponential",
+    "Heun",
+    "Solver",
+    "ancestral",
+    "ddim",
+    "deis",
+    "dpm_solver",
+    "multistep",
+    "unipc",
+]
 
 
 class Solver(Protocol):
