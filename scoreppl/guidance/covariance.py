@@ -1,0 +1,30 @@
+"""The covariance of x_0 given a noisy event, from the denoiser's Jacobian, and matrices from it."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from scoreppl.guidance.view import View
+
+
+def denoised_and_covariance(u: Array, view: View) -> tuple[Array, Array]:
+    """Return D(u) and s^2 D'(u), by d vector-Jacobian products: 1 + 2 d evaluations.
+
+    The Jacobian of a network is symmetrised and its negative eigenvalues are set to zero.
+    """
+    denoised, pull = jax.vjp(view.denoise, u)
+    rows = jax.vmap(lambda row: pull(row)[0])(jnp.eye(u.size, dtype=denoised.dtype))
+    return denoised, positive_part(rows * view.scale**2)
+
+
+def positive_part(matrix: Array) -> Array:
+    """Symmetrise, and set negative eigenvalues to zero; zero where it is not a number."""
+    matrix = jnp.where(jnp.all(jnp.isfinite(matrix)), matrix, 0.0)
+    values, vectors = jnp.linalg.eigh(0.5 * (matrix + matrix.T))
+    return (vectors * jnp.maximum(values, 0.0)) @ vectors.T
+
+
+def square_root(covariance: Array) -> Array:
+    """Return L with L L^T = covariance, also where it is singular."""
+    values, vectors = jnp.linalg.eigh(covariance)
+    return vectors * jnp.sqrt(jnp.maximum(values, 0.0))

@@ -1,0 +1,68 @@
+"""What a guidance sees of the target at one noise level, and what it answers."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from jax import Array
+
+
+class View(NamedTuple):
+    """Prior and weight at one noise level, for one particle, on flat vectors in data units.
+
+    A position u = x_0 + s z is the data plus noise of standard deviation s.
+
+    Attributes
+    ----------
+    denoise
+        The prior's denoiser, ``denoise(u)`` = E[x_0 | u], shape ``(d,)``.
+    log_weight
+        Log weight of an event x_0, a scalar; ordinary latents are held fixed in it.
+    scale
+        The noise standard deviation s of each coordinate, shape ``(d,)``.
+    denoising_variance
+        Mean squared error of the denoiser at this level, by coordinate, shape ``(d,)``.
+    data_scale
+        Standard deviation of the prior's draws, a scalar.
+    """
+
+    denoise: Callable[[Array], Array]
+    log_weight: Callable[[Array], Array]
+    scale: Array
+    denoising_variance: Array
+    data_scale: Array
+
+
+class Guided(NamedTuple):
+    """A guidance's answer at a position.
+
+    Attributes
+    ----------
+    denoised
+        E[x_0 | u] of the prior, shape ``(d,)``.
+    guided
+        Its estimate under the target, E[x_0 w(x_0) | u] / E[w(x_0) | u].
+    log_twist
+        Estimate of log E[w(x_0) | u], a scalar.
+    covariance, guided_covariance
+        Covariance of x_0 given u under the prior and its estimate under the target, shape
+        ``(d, d)`` and positive semi-definite; None for both where only the variance of the level
+        is used.
+    """
+
+    denoised: Array
+    guided: Array
+    log_twist: Array
+    covariance: Array | None = None
+    guided_covariance: Array | None = None
+
+
+class Guidance(Protocol):
+    """A map from a position to the guided denoiser: one function is enough.
+
+    Whatever it answers, path weights stay exact for the discretised prior: a poor guidance costs
+    effective draws. Parts that state their price have a method ``num_score_evaluations(d)``.
+    """
+
+    def __call__(self, u: Array, view: View) -> Guided:
+        """Guide the denoiser at the position `u`, shape ``(d,)``."""
+        ...

@@ -1,0 +1,197 @@
+r"""Guided reverse diffusion with exact path weights for the discretised prior.
+
+Particles start from noise and move down a ladder of noise levels by the reference kernel of
+`scoreppl.samplers.reference` with the guided denoiser in place of the denoiser. A path's weight
+
+.. math::
+    W = w(x_0) \prod_i \frac{\text{reference}(u_{i-1} | u_i)}{\text{proposal}(u_{i-1} | u_i)}
+
+has the discretised prior's E[w(x_0)] as its mean, whatever the guidance, and no score needs to be
+conservative. Resampling, where it is asked for, divides the product into factors with the
+guidance's twist in between, and keeps the mean: twisted diffusion (Wu et al., arXiv:2306.17775).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from blackjax.smc.resampling import systematic
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from jax.scipy.special import logsumexp
+
+from scoreppl.guidance import Guidance, Guided, View
+from scoreppl.samplers.reference import Reference, score_values
+from scoreppl.target import Position, Target
+
+
+class Particles(NamedTuple):
+    """Weighted draws of the target.
+
+    Attributes
+    ----------
+    position
+        Values of all sites, leading axis over the particles.
+    log_weight
+        Log weight of each, shape ``(num_particles,)``.
+    log_evidence
+        Log of the estimate of E[w], whose mean is exact for the discretised prior.
+    ancestor
+        Which particle of the start each comes from, shape ``(num_particles,)``.
+    """
+
+    position: Position
+    log_weight: Array
+    log_evidence: Array
+    ancestor: Array
+
+
+class Resampling(NamedTuple):
+    """When particles are resampled.
+
+    Attributes
+    ----------
+    threshold
+        Below this share of effective particles.
+    first_log_snr
+        Only at levels with more signal than this: twists at high noise are unreliable, and
+        resampling by them loses modes.
+    """
+
+    threshold: float = 0.5
+    first_log_snr: float = 0.0
+
+
+def effective_sample_size(log_weight: Array) -> Array:
+    """(sum w)^2 / sum w^2 of log weights along the last axis."""
+    return jnp.exp(2 * logsumexp(log_weight, -1) - logsumexp(2 * log_weight, -1))
+
+
+def guide(
+    keys: Array,
+    position: Position,
+    log_proposal: Array,
+    target: Target,
+    ladder: Array,
+    reference: Reference,
+    guidance: Guidance,
+    resampling: Resampling | None = None,
+) -> Particles:
+    """Draw weighted particles by guided reverse diffusion.
+
+    Parameters
+    ----------
+    keys
+        One key a particle; without resampling a particle depends on its own key alone.
+    position
+        Values of all sites, leading axis over the particles; those of score sites are ignored.
+    log_proposal
+        Log density of the law that the ordinary latents were drawn from, shape
+        ``(num_particles,)``; zeros if there are none.
+    target
+        Score models and weight.
+    ladder
+        Log-SNR of the levels, noisiest first; from the last one a step leads to data.
+    reference
+        Of the same ladder.
+    guidance
+        Gives the guided denoiser.
+    resampling
+        When to resample; None for independent particles.
+    """
+    size = len(log_proposal)
+    shapes = jax.tree.map(lambda v: v[0], score_values(position, target))
+    flat, unravel = ravel_pytree(shapes)
+
+    def look(log_snr: Array, variance: Array, ordinary: Position) -> View:
+        times = target.times(log_snr)
+        scales = {name: jnp.full_like(shapes[name], s) for name, s in target.scales(times).items()}
+        return View(
+            lambda u: ravel_pytree(target.denoise(unravel(u), times))[0],
+            lambda x: target.log_weight(ordinary | unravel(x)),
+            ravel_pytree(scales)[0],
+            variance,
+            reference.data_scale,
+        )
+
+    def advance(
+        key: Array, u: Array, ordinary: Position, guided: Guided, inputs: tuple
+    ) -> tuple[Array, Array]:
+        log_snr, next_log_snr, variance = inputs
+        view = look(log_snr, variance, ordinary)
+        there = look(next_log_snr, variance, ordinary).scale
+        there = jnp.where(jnp.isinf(next_log_snr), 0.0, there)
+        ratio = (there / view.scale) ** 2
+        return _step(key, u, ratio, there, variance, guided)
+
+    def number(key: Array) -> Array:
+        return jax.random.normal(key, flat.shape, flat.dtype)
+
+    first = look(ladder[0], reference.denoising_variance[0], position)
+    u = first.scale * jax.vmap(number)(keys)
+
+    def level(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
+        u, ordinary, log_weight, log_evidence, ancestor = carry
+        index, log_snr, next_log_snr, variance = inputs
+        level_keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
+        guided = jax.vmap(lambda u, z: guidance(u, look(log_snr, variance, z)))(u, ordinary)
+        if resampling is not None:
+            twisted = log_weight + guided.log_twist
+            few = effective_sample_size(twisted) < resampling.threshold * size
+            is_due = few & (log_snr > resampling.first_log_snr)
+            total = logsumexp(twisted)
+            share = jnp.exp(twisted - jnp.where(jnp.isfinite(total), total, 0.0))
+            chosen = jnp.where(
+                is_due,
+                systematic(jax.random.fold_in(level_keys[0], 0), share, size),
+                jnp.arange(size),
+            )
+            u, ordinary, guided, ancestor = jax.tree.map(
+                lambda v: v[chosen], (u, ordinary, guided, ancestor)
+            )
+            # What remains of a resampled particle's weight is what its twist must give back.
+            log_weight = jnp.where(is_due, -guided.log_twist, log_weight)
+            log_evidence += jnp.where(is_due, total - jnp.log(size), 0.0)
+        moved, ratio = jax.vmap(lambda k, u, z, g: advance(k, u, z, g, inputs[1:]))(
+            level_keys, u, ordinary, guided
+        )
+        return (moved, ordinary, log_weight + ratio, log_evidence, ancestor), None
+
+    following = jnp.concatenate([ladder[1:], jnp.full(1, jnp.inf)])
+    start = (u, position, -log_proposal, jnp.zeros(()), jnp.arange(size))
+    (u, ordinary, log_weight, log_evidence, ancestor), _ = jax.lax.scan(
+        level, start, (jnp.arange(len(ladder)), ladder, following, reference.denoising_variance)
+    )
+    position = jax.vmap(lambda z, u: z | unravel(u))(ordinary, u)
+    log_weight = log_weight + jax.vmap(target.log_weight)(position)
+    # A weight that is not a number counts as none.
+    log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
+    log_evidence = log_evidence + logsumexp(log_weight) - jnp.log(size)
+    return Particles(position, log_weight, log_evidence, ancestor)
+
+
+def _step(
+    key: Array, u: Array, ratio: Array, scale: Array, variance: Array, guided: Guided
+) -> tuple[Array, Array]:
+    """Propose the next event; return it and the log ratio of reference and proposal."""
+    gain = 1.0 - ratio
+    mean = gain * guided.denoised + ratio * u
+    shift = gain * (guided.guided - guided.denoised)
+    floor = scale**2 * gain
+    z = jax.random.normal(key, u.shape, u.dtype)
+    if guided.covariance is None or guided.guided_covariance is None:
+        spread = jnp.sqrt(floor + gain**2 * variance)
+        # Both have this variance: log N(z + shift / spread) - log N(z).
+        return mean + shift + spread * z, -jnp.sum(shift / spread * (z + 0.5 * shift / spread))
+    reference = _root(floor, gain, guided.covariance)
+    proposal = _root(floor, gain, guided.guided_covariance)
+    moved = shift + proposal @ z
+    whitened = jax.scipy.linalg.solve_triangular(reference, moved, lower=True)
+    log_volumes = jnp.sum(jnp.log(jnp.diagonal(proposal)) - jnp.log(jnp.diagonal(reference)))
+    return mean + moved, 0.5 * jnp.sum(z**2 - whitened**2) + log_volumes
+
+
+def _root(floor: Array, gain: Array, covariance: Array) -> Array:
+    """Cholesky factor of diag(floor) + K covariance K, with rounding's share on the diagonal."""
+    full = jnp.diag(floor) + gain[:, None] * covariance * gain
+    return jnp.linalg.cholesky(full + 1e-6 * jnp.mean(jnp.diagonal(full)) * jnp.eye(len(floor)))
