@@ -6,10 +6,22 @@ its weight. Import as ``import scoreppl as sp``.
 
 from importlib.metadata import version
 
-from scoreppl import analytic, diagnostics, line_integral, mcmc, noise, plots, pretrained, solvers
+from scoreppl import (
+    analytic,
+    diagnostics,
+    estimators,
+    guidance,
+    line_integral,
+    mcmc,
+    noise,
+    plots,
+    pretrained,
+    solvers,
+)
 from scoreppl.inference_data import to_inference_data
 from scoreppl.network_file import load_score_network, read_card, save_score_network
 from scoreppl.ppl.annealed import AnnealedScoreMCMC
+from scoreppl.ppl.guided import GuidedDiffusion
 from scoreppl.ppl.local_kernels import ScoreHMC, ScoreMALA, ScoreNUTS
 from scoreppl.ppl.potential import log_weight
 from scoreppl.ppl.prior import ScorePrior
@@ -20,6 +32,7 @@ __version__ = version("scoreppl")
 
 __all__ = [
     "AnnealedScoreMCMC",
+    "GuidedDiffusion",
     "ScoreHMC",
     "ScoreMALA",
     "ScoreModel",
@@ -29,6 +42,8 @@ __all__ = [
     "Target",
     "analytic",
     "diagnostics",
+    "estimators",
+    "guidance",
     "line_integral",
     "load_score_network",
     "log_weight",

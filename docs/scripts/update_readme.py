@@ -5,6 +5,7 @@
     python -m case_studies.quickstart --out docs/quickstart
     python -m case_studies.quickstart.calibration --out docs/quickstart
     python -m docs.scripts.annealing_table
+    python -m docs.scripts.guidance_table
     python -m docs.scripts.update_readme
 """
 
@@ -15,6 +16,7 @@ PLACES = (
     ("README.md", "quickstart", "docs/quickstart/results.md"),
     ("case_studies/quickstart/README.md", "quickstart", "docs/quickstart/results.md"),
     ("docs/annealing.md", "annealing", "docs/tables/annealing.md"),
+    ("docs/guidance.md", "guidance", "docs/tables/guidance.md"),
     ("docs/annealing.md", "calibration", "docs/quickstart/calibration.md"),
 )
 

@@ -10,6 +10,22 @@ _ANNEALING = (
     "leaves. The check is a run with more levels and sweeps (num_levels, steps_per_level): the "
     "answer should not change."
 )
+_DISCRETISED = (
+    "The discretised prior is the reverse process of as many steps: compare a run with more "
+    "(num_steps). No conservative score is needed, so no loop defect is measured."
+)
+_GUIDED = {
+    "independence": (
+        "Exact for the discretised prior, whatever the guidance: a Metropolis chain of independent "
+        "paths.",
+        _DISCRETISED,
+    ),
+    "always": (
+        "Heuristic: guided paths as they come. Weighted by the extra field log_weight they are "
+        "exact for the discretised prior.",
+        _DISCRETISED,
+    ),
+}
 
 
 def exactness(run: Run) -> tuple[str, ...]:
@@ -23,6 +39,8 @@ def exactness(run: Run) -> tuple[str, ...]:
     if run.noise_levels is not None:
         end = f"noise sd {float(run.noise_levels[-1]):.2g} (data units)"
         return (_annealed(run, end), _ANNEALING)
+    if run.inner in _GUIDED:
+        return _GUIDED[run.inner]
     if run.is_local:
         return (_local(run, run.target),)
     return (f"See the documentation of {run.kernel} for what its draws are exact for.",)

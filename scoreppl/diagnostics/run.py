@@ -40,7 +40,8 @@ class Run(NamedTuple):
         Noise standard deviations in data units of an annealed kernel, noisiest first, or None.
     inner
         What an annealed kernel does at a level: ``"split"``, ``"mala"``, ``"hmc"`` or
-        ``"custom"``; None for other kernels.
+        ``"custom"``; how guided paths are accepted: ``"independence"`` or ``"always"``; None for
+        other kernels.
     thinning
         Draws made for each one kept.
     builds_trees
@@ -131,14 +132,18 @@ def read_run(mcmc: Any) -> Run:
         state=_with_chain_axis(mcmc.last_state),
         target=target,
         noise_levels=np.asarray(kernel.noise_levels(*args, **kwargs)) if is_annealed else None,
-        inner=_inner_name(kernel, target) if is_annealed and target else None,
+        inner=_inner_name(kernel, target, is_annealed),
         thinning=int(getattr(mcmc, "thinning", 1)),
         # As ArviZ tells them.
         builds_trees=hasattr(kernel, "_max_tree_depth"),
     )
 
 
-def _inner_name(kernel: Any, target: Target) -> str:
+def _inner_name(kernel: Any, target: Target | None, is_annealed: bool) -> str | None:
+    if target is not None and hasattr(kernel, "_accept"):
+        return kernel._accept or "always"
+    if target is None or not is_annealed:
+        return None
     inner = getattr(kernel, "_inner", None)
     if inner is None:
         return "hmc" if target.has_log_density else "split"

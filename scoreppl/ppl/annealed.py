@@ -16,9 +16,9 @@ from jax.typing import ArrayLike
 from numpyro.util import is_prng_key
 
 from scoreppl.line_integral import Quadrature
+from scoreppl.ppl.blocks import check_independent, draw_keys, next_draw
 from scoreppl.ppl.contract import ScoreKernel
-from scoreppl.ppl.potential import Model, Values, log_weight, score_sites
-from scoreppl.ppl.prior import ScorePrior
+from scoreppl.ppl.potential import Model, Values
 from scoreppl.ppl.starts import check_weight, prior_values
 from scoreppl.samplers.annealed import (
     LevelTuning,
@@ -201,22 +201,9 @@ class AnnealedScoreMCMC(ScoreKernel):
         model_kwargs: dict,
     ) -> AnnealedState:
         """Build the state of one chain, or of a batch of chains; nothing is sampled yet."""
-        if init_params is not None:
-            raise ValueError(
-                "`init_params` has no place here: every draw starts from pure noise, and its "
-                "ordinary latents from their priors."
-            )
         model_kwargs = model_kwargs or {}
-        priors = score_sites(self._model, model_args, model_kwargs)
-        if not priors:
-            raise ValueError(
-                "The model has no ScorePrior site, so there are no noise levels to anneal over; "
-                "use sp.ScoreNUTS or numpyro.infer.NUTS."
-            )
-        log_weight(self._model, *model_args, **model_kwargs)  # refuses what has no weight
         target = self._target(model_args, model_kwargs)
-        for name, prior in priors.items():
-            ScorePrior(prior.score_model, noise_level=target.floors[name])  # checks the level
+        check_independent(self._model, target, init_params, model_args, model_kwargs)
         check_weight(self._model, model_args, model_kwargs, target)
         start = partial(prior_values, self._model, model_args, model_kwargs)
 
@@ -251,27 +238,14 @@ class AnnealedScoreMCMC(ScoreKernel):
         model_kwargs = model_kwargs or {}
         target = self._target(model_args, model_kwargs)
         start = partial(prior_values, self._model, model_args, model_kwargs)
-        is_one_chain = is_prng_key(state.rng_key)
-        chains = jax.tree.map(lambda v: v[None], state) if is_one_chain else state
-        # Chains advance together, so one counter decides for all of them.
-        is_used_up = chains.index[0] >= self._block_size
-        is_warmup_over = chains.i[0] == chains.num_warmup[0]
-        chains = jax.lax.cond(
-            is_used_up | is_warmup_over,
-            lambda chains: self._refill(chains, target, start),
-            lambda chains: chains,
-            chains,
-        )
-        chains = jax.vmap(self._take)(chains)
-        return jax.tree.map(lambda v: v[0], chains) if is_one_chain else chains
+        refill = partial(self._refill, target=target, start=start)
+        return next_draw(state, self._block_size, refill, self._take)
 
     def _refill(self, chains: AnnealedState, target: Target, start: Callable) -> AnnealedState:
-        def draw_keys(key: Array, i: Array) -> Array:
-            numbers = i + jnp.arange(self._block_size)
-            each = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
-            return jax.vmap(jax.random.split)(each)
+        def keys_of(key: Array, i: Array) -> Array:
+            return jax.vmap(jax.random.split)(draw_keys(key, i, self._block_size))
 
-        keys = jax.vmap(draw_keys)(chains.rng_key, chains.i)
+        keys = jax.vmap(keys_of)(chains.rng_key, chains.i)
         ladder, inner = self._ladder(target), self._build_inner(target)
         block = anneal(
             keys[:, :, 0],

@@ -1,0 +1,289 @@
+"""GuidedDiffusion: independent draws by a guided reverse process, with exact path weights."""
+
+# NumPyro declares these fields as properties, hence
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from numpyro.util import is_prng_key
+
+from scoreppl.guidance import FullCovariance, Guidance, LineSearch
+from scoreppl.ppl.blocks import (
+    OrdinaryPrior,
+    check_independent,
+    draw_keys,
+    next_draw,
+    ordinary_prior,
+)
+from scoreppl.ppl.contract import ScoreKernel
+from scoreppl.ppl.potential import Model, Values
+from scoreppl.ppl.starts import check_weight
+from scoreppl.samplers import proposal
+from scoreppl.samplers.guided import guide
+from scoreppl.samplers.proposal import LatentProposal
+from scoreppl.samplers.reference import Reference, angle_ladder, fit_reference, score_values
+from scoreppl.target import Target
+
+_ACCEPT = ("independence", None)
+# Up to this many dimensions the covariance of x_0 given the noisy event pays for itself.
+_FULL_COVARIANCE_LIMIT = 10
+
+
+class GuidedState(NamedTuple):
+    """State of the kernel: the current draw and the block that the next ones come from.
+
+    Attributes
+    ----------
+    i, num_warmup
+        Draws so far, warm-up included, and those of the warm-up.
+    z
+        Unconstrained values of the current draw.
+    log_weight
+        Log weight of the path proposed last, whether or not it was accepted.
+    current_log_weight
+        Log weight of the path that `z` belongs to.
+    accept_prob
+        Probability with which the last path was accepted.
+    is_nan
+        Whether its weight was not a number or zero, so that it could not be accepted.
+    num_score_evaluations
+        Score evaluations of a draw, for each event of a score site.
+    index
+        Place of the next draw in the block.
+    block_z, block_log_weight
+        The paths' ends and log weights of the block.
+    reference
+        The discretised prior, fitted on pilot draws before the first block.
+    latent_proposal
+        The proposal of the ordinary latents, fitted in warm-up and then frozen.
+    rng_key
+        Key of the chain; a draw's key depends on its number alone.
+    """
+
+    i: Array
+    num_warmup: Array
+    z: Values
+    log_weight: Array
+    current_log_weight: Array
+    accept_prob: Array
+    is_nan: Array
+    num_score_evaluations: Array
+    index: Array
+    block_z: Values
+    block_log_weight: Array
+    reference: Reference
+    latent_proposal: LatentProposal
+    rng_key: Array
+
+
+class GuidedDiffusion(ScoreKernel):
+    r"""Independent paths of a guided reverse diffusion, corrected by their exact weights.
+
+    A path starts from noise and follows the guided denoiser down to data; ordinary latents are
+    proposed beside it, from a mixture of their prior and a normal law fitted in warm-up. Its
+    weight is exact for the *discretised* prior: the reverse process of `num_steps` steps with the
+    unguided denoiser (`scoreppl.samplers.reference`). A poor guidance costs effective draws,
+    never correctness, and no conservative score is needed.
+
+    Parameters
+    ----------
+    model
+        NumPyro model with `ScorePrior` sites.
+    guidance
+        A part of `sp.guidance` or a function ``guidance(u, view)``. None: `FullCovariance` in up
+        to 10 dimensions, `LineSearch` beyond.
+    num_steps
+        Steps from noise to data.
+    accept
+        ``"independence"``: a Metropolis chain of independent proposals, exact for the discretised
+        target. None: the paths as they come, a heuristic unless weighted by ``log_weight``.
+    num_pilots
+        Draws of the prior, by 100 evaluations each, that the reference is fitted on.
+    block_size
+        Paths made at a time in each chain, so that the network sees batches; also the number of
+        draws that each fit of the latents' proposal sees.
+
+    Notes
+    -----
+    Extra fields: ``log_weight`` (of every path, accepted or not: what
+    `sp.estimators.log_evidence` takes), ``accept_prob``, ``is_nan``, ``num_score_evaluations``.
+    Where few paths carry all the weight, as in image-sized problems with sharp likelihoods, the
+    chain hardly moves: use `sp.AnnealedScoreMCMC` there. `numpyro.infer.Gibbs` does not apply.
+    """
+
+    default_fields = ("z", "log_weight", "accept_prob", "is_nan")
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        guidance: Guidance | None = None,
+        num_steps: int = 50,
+        accept: str | None = "independence",
+        num_pilots: int = 256,
+        block_size: int = 64,
+    ) -> None:
+        super().__init__(model)
+        counts = {"num_steps": num_steps, "num_pilots": num_pilots, "block_size": block_size}
+        for name, count in counts.items():
+            if count < 2:
+                raise ValueError(f"`{name}={count}` must be at least 2.")
+        if accept not in _ACCEPT:
+            raise ValueError(f"`accept={accept!r}` is not known; use 'independence' or None.")
+        if guidance is not None and not callable(guidance):
+            raise ValueError(
+                f"`guidance` of type {type(guidance).__name__} is not callable; use a part of "
+                "sp.guidance or a function guidance(u, view)."
+            )
+        self._guidance = guidance
+        self._num_steps = num_steps
+        self._accept = accept
+        self._num_pilots = num_pilots
+        self._block_size = block_size
+
+    def init(
+        self,
+        rng_key: Array,
+        num_warmup: int,
+        init_params: Values | None,
+        model_args: tuple,
+        model_kwargs: dict,
+    ) -> GuidedState:
+        """Build the state of one chain, or of a batch of chains, and fit the reference."""
+        model_kwargs = model_kwargs or {}
+        target = self._target(model_args, model_kwargs)
+        check_independent(self._model, target, init_params, model_args, model_kwargs)
+        ordinary = ordinary_prior(self._model, model_args, model_kwargs)
+        check_weight(self._model, model_args, model_kwargs, target)
+
+        def chain(key: Array) -> GuidedState:
+            key_start, key_pilots = jax.random.split(jax.random.fold_in(key, 2))
+            z = ordinary.draw(key_start)
+            reference = fit_reference(
+                key_pilots, z, target, angle_ladder(self._num_steps),
+                num_pilots=self._num_pilots, num_steps=100,
+            )  # fmt: skip
+            block = (self._block_size,)
+            never = jnp.full((), -jnp.inf)
+            return GuidedState(
+                i=jnp.zeros((), int),
+                num_warmup=jnp.asarray(num_warmup, int),
+                z=z,
+                log_weight=never,
+                current_log_weight=never,
+                accept_prob=jnp.zeros(()),
+                is_nan=jnp.zeros((), bool),
+                num_score_evaluations=jnp.zeros((), int),
+                index=jnp.asarray(self._block_size),
+                block_z=jax.tree.map(lambda v: jnp.zeros(block + v.shape, v.dtype), z),
+                block_log_weight=jnp.full(block, -jnp.inf),
+                reference=reference,
+                latent_proposal=proposal.unfitted(_ordinary_vector(z, target).size),
+                rng_key=key,
+            )
+
+        self._sample_fn = self.sample
+        # Jitted, so that it compiles once and not operation by operation.
+        return jax.jit(chain if is_prng_key(rng_key) else jax.vmap(chain))(rng_key)
+
+    def sample(self, state: GuidedState, model_args: tuple, model_kwargs: dict) -> GuidedState:
+        """Give the next draw of each chain, making a new block where the last one is spent."""
+        model_kwargs = model_kwargs or {}
+        target = self._target(model_args, model_kwargs)
+        ordinary = ordinary_prior(self._model, model_args, model_kwargs)
+        refill = jax.vmap(lambda chain: self._refill(chain, target, ordinary))
+        return next_draw(state, self._block_size, refill, self._take)
+
+    def _refill(self, chain: GuidedState, target: Target, ordinary: OrdinaryPrior) -> GuidedState:
+        fitted = chain.latent_proposal
+        if fitted.mean.size:
+            values = jax.vmap(lambda z: _ordinary_vector(z, target))(chain.block_z)
+            again = proposal.fit(fitted, values, chain.block_log_weight)
+            # The last block of the warm-up still counts; what comes after it does not.
+            may_fit = chain.i <= chain.num_warmup
+            fitted = jax.tree.map(lambda new, old: jnp.where(may_fit, new, old), again, fitted)
+
+        def latents(key: Array) -> tuple[Values, Array]:
+            key_prior, key_fitted = jax.random.split(key)
+            z = ordinary.draw(key_prior)
+            names = [name for name in z if name not in target.score_models]
+            flat, unravel = ravel_pytree({name: z[name] for name in names})
+            value = proposal.draw(key_fitted, fitted, flat)
+            z = z | unravel(value)
+            return z, proposal.log_density(fitted, value, ordinary.log_density(z))
+
+        keys = jax.vmap(_path_keys)(draw_keys(_phase_key(chain), chain.i, self._block_size))
+        starts, log_proposal = jax.vmap(latents)(keys[:, 0])
+        size = ravel_pytree(score_values(chain.z, target))[0].size
+        guidance = self._build_guidance(size)
+        paths = guide(
+            keys[:, 1], starts, log_proposal, target, angle_ladder(self._num_steps),
+            chain.reference, guidance,
+        )  # fmt: skip
+        cost = getattr(guidance, "num_score_evaluations", None)
+        return chain._replace(
+            index=jnp.zeros_like(chain.index),
+            block_z=paths.position,
+            block_log_weight=paths.log_weight,
+            # Weights under another proposal do not compare: the next path is taken as it is.
+            current_log_weight=jnp.where(
+                chain.i <= chain.num_warmup, -jnp.inf, chain.current_log_weight
+            ),
+            latent_proposal=fitted,
+            num_score_evaluations=jnp.asarray(
+                self._num_steps * (cost(size) if cost is not None else 1)
+            ),
+        )
+
+    def _take(self, chain: GuidedState) -> GuidedState:
+        proposed = jax.tree.map(lambda v: v[chain.index], chain.block_z)
+        log_weight = chain.block_log_weight[chain.index]
+        is_usable = jnp.isfinite(log_weight)
+        if self._accept is None:
+            rate, accepted = jnp.ones(()), jnp.ones((), bool)
+        else:
+            # From a start without weight every path with one is accepted.
+            ratio = jnp.where(is_usable, log_weight - chain.current_log_weight, -jnp.inf)
+            rate = jnp.exp(jnp.minimum(ratio, 0.0))
+            key = _path_keys(draw_keys(_phase_key(chain), chain.i, 1)[0])[2]
+            accepted = jax.random.uniform(key) < rate
+        return chain._replace(
+            i=chain.i + 1,
+            z=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), proposed, chain.z),
+            log_weight=log_weight,
+            current_log_weight=jnp.where(accepted, log_weight, chain.current_log_weight),
+            accept_prob=rate,
+            is_nan=~is_usable,
+            index=chain.index + 1,
+        )
+
+    def _build_guidance(self, size: int) -> Guidance:
+        if self._guidance is not None:
+            return self._guidance
+        return FullCovariance() if size <= _FULL_COVARIANCE_LIMIT else LineSearch()
+
+    def get_diagnostics_str(self, state: GuidedState) -> str:
+        """Return acceptance and cost of the last draw for the progress bar."""
+        return (
+            f"{state.num_score_evaluations} score evaluations a draw. "
+            f"acc. prob={state.accept_prob:.2f}"
+        )
+
+
+def _phase_key(chain: GuidedState) -> Array:
+    """Key of the warm-up or of what follows, so that no draw repeats numbers that were fitted."""
+    return jax.random.fold_in(chain.rng_key, chain.i >= chain.num_warmup)
+
+
+def _path_keys(key: Array) -> Array:
+    """Keys of the ordinary latents, of the path and of the acceptance of one draw."""
+    return jax.random.split(key, 3)
+
+
+def _ordinary_vector(z: Values, target: Target) -> Array:
+    ordinary = {name: value for name, value in z.items() if name not in target.score_models}
+    return ravel_pytree(ordinary)[0] if ordinary else jnp.zeros(0)

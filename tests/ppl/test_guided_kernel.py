@@ -1,0 +1,270 @@
+"""GuidedDiffusion under NumPyro's MCMC, against a posterior known by quadrature."""
+
+import pickle
+from functools import cache
+
+import arviz as az
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer import MCMC, NUTS
+from numpyro.infer.gibbs import Gibbs
+from scipy import stats
+
+import scoreppl as sp
+from scoreppl.guidance import Guided
+from scoreppl.noise import VPCosine
+
+MEANS, SCALES, WEIGHTS = np.array([-1.0, 1.2]), np.array([0.4, 0.7]), np.array([0.35, 0.65])
+PRIOR = sp.analytic.GaussianMixture(
+    jnp.asarray(MEANS)[:, None], scales=jnp.asarray(SCALES)[:, None], weights=jnp.asarray(WEIGHTS)
+)
+Y = np.array([0.2, 0.9, 0.5])
+
+
+def model(y):
+    x = numpyro.sample("x", sp.ScorePrior(PRIOR, num_steps=10))
+    # The scale's prior depends on the score site.
+    s = numpyro.sample("s", dist.LogNormal(0.3 * x[0], 0.6))
+    numpyro.deterministic("double", 2 * x)
+    numpyro.sample("y", dist.Normal(x[0], s).expand([3]).to_event(1), obs=y)
+
+
+@cache
+def truth():
+    """Return log evidence, and means and deviations of x and log s, on a grid."""
+    x, log_s = np.meshgrid(np.linspace(-5, 5, 1201), np.linspace(-5, 4, 1201), indexing="ij")
+    density = sum(
+        w * stats.norm.pdf(x, m, r) for w, m, r in zip(WEIGHTS, MEANS, SCALES, strict=True)
+    )
+    density = density * stats.norm.pdf(log_s, 0.3 * x, 0.6)
+    for value in Y:
+        density = density * stats.norm.pdf(value, x, np.exp(log_s))
+    mass = density.sum() * (10 / 1200) * (9 / 1200)
+    density = density / density.sum()
+    moments = {}
+    for name, value in {"x": x, "s": log_s}.items():
+        mean = np.sum(density * value)
+        moments[name] = mean, np.sqrt(np.sum(density * (value - mean) ** 2))
+    return np.log(mass), moments
+
+
+@cache
+def run(accept="independence", chains=2, guidance=None, seed=0, samples=1_500):
+    kernel = sp.GuidedDiffusion(
+        model, guidance=guidance, num_steps=24, accept=accept, block_size=100
+    )
+    mcmc = MCMC(
+        kernel, num_warmup=200, num_samples=samples, num_chains=chains,
+        chain_method="vectorized", progress_bar=False,
+    )  # fmt: skip
+    mcmc.run(jax.random.key(seed), Y, extra_fields=("num_score_evaluations",))
+    return mcmc
+
+
+def z_scores(values, share=None):
+    """Distances of means from the truth in standard errors, for x and log s."""
+    found = []
+    for name, (mean, sd) in truth()[1].items():
+        draws = np.asarray(values[name], float).reshape(len(values[name]), -1)[:, 0]
+        draws = np.log(draws) if name == "s" else draws
+        if share is None:
+            ess = float(az.ess(draws.reshape(2, -1)))
+            found.append((draws.mean() - mean) / (sd / np.sqrt(ess)))
+        else:
+            error = np.sqrt(np.sum(share**2 * (draws - mean) ** 2))
+            found.append((share @ draws - mean) / error)
+    return np.abs(found)
+
+
+def test_the_chain_has_the_posterior():
+    # Four standard errors in two means: false-alarm rate 1.3e-4; the reference's discretisation at
+    # 24 steps is below one of them.
+    assert np.all(z_scores(run().get_samples()) < 4.0)
+    assert az.summary(az.from_numpyro(run()))["r_hat"].max() < 1.02
+
+
+@pytest.mark.slow
+def test_weighted_and_resampled_paths_have_the_posterior():
+    mcmc = run(accept=None)
+    log_weight = np.asarray(mcmc.get_extra_fields()["log_weight"], float)
+    share = np.exp(log_weight - np.logaddexp.reduce(log_weight))
+    assert np.all(z_scores(mcmc.get_samples(), share) < 4.0)
+    drawn = sp.estimators.resample(jax.random.key(1), mcmc.get_samples(), log_weight, 3_000)
+    assert drawn["double"].shape == (3_000, 1)
+    assert np.all(z_scores(drawn, np.full(3_000, 1 / 3_000)) < 6.0)
+
+
+def off_course(u, view):
+    denoised = view.denoise(u)
+    return Guided(denoised, denoised + 0.3 * jnp.tanh(view.scale) * jnp.sin(4.0 * u), 0.0)
+
+
+@pytest.mark.slow
+def test_a_wrong_guidance_costs_acceptance_alone():
+    assert np.all(z_scores(run(guidance=off_course, samples=3_000).get_samples()) < 4.0)
+    # As they come, the paths follow the guidance: the acceptance is what corrects them.
+    assert np.max(z_scores(run(None, guidance=off_course).get_samples())) > 6.0
+
+
+@pytest.mark.parametrize("accept", ["independence", pytest.param(None, marks=pytest.mark.slow)])
+def test_the_evidence_counts_every_path(accept):
+    found = sp.estimators.log_evidence(run(accept).get_extra_fields()["log_weight"])
+    assert abs(found.log_evidence - truth()[0]) < 4 * found.standard_error + 0.01
+    assert found.standard_error < 0.05 and found.ess > 0.3 * 3_000 and found.pareto_k < 0.7
+
+
+def test_warm_up_fits_the_latents_proposal():
+    state = run().last_state
+    np.testing.assert_allclose(state.latent_proposal.share, 0.8)
+    mean, sd = truth()[1]["s"]
+    # Two fits of 100 draws each: a few tenths of a standard deviation.
+    assert np.all(np.abs(state.latent_proposal.mean[:, 0] - mean) < 0.6 * sd)
+    without = MCMC(
+        sp.GuidedDiffusion(model, num_steps=8), num_warmup=0, num_samples=70, progress_bar=False
+    )
+    without.run(jax.random.key(0), Y)
+    assert float(without.last_state.latent_proposal.share) == 0.0
+
+
+@pytest.mark.slow
+def test_the_latents_proposal_is_frozen_after_the_warm_up():
+    shorter, longer = run().last_state, run(samples=3_000).last_state
+    jax.tree.map(np.testing.assert_array_equal, longer.latent_proposal, shorter.latent_proposal)
+
+
+def small(keys, num_samples):
+    chains = 1 if keys.ndim == 0 else len(keys)
+    mcmc = MCMC(
+        sp.GuidedDiffusion(model, num_steps=8, block_size=30, num_pilots=64),
+        num_warmup=30, num_samples=num_samples, num_chains=chains,
+        chain_method="vectorized", progress_bar=False,
+    )  # fmt: skip
+    mcmc.run(keys, Y)
+    return mcmc
+
+
+@pytest.mark.slow
+def test_a_chain_does_not_depend_on_the_others_and_a_resumed_run_goes_on():
+    keys = jax.random.split(jax.random.key(1), 3)
+    together = small(keys, 60).get_samples(group_by_chain=True)["x"][0]
+    alone = small(keys[0], 60).get_samples()["x"]
+    # Rounding turns an acceptance around now and then, and with it a few draws.
+    assert np.mean(np.isclose(alone, together, atol=1e-3)) > 0.9
+    parts = small(keys[0], 25)
+    first = parts.get_samples()["x"]
+    parts.post_warmup_state = parts.last_state
+    parts.num_samples = 35
+    parts.run(parts.last_state.rng_key, Y)
+    both = np.concatenate([first, parts.get_samples()["x"]])
+    np.testing.assert_allclose(both, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_inference_data_has_the_weights_and_no_density():
+    stats_ = az.from_numpyro(run()).sample_stats
+    assert {"log_weight", "accept_prob", "is_nan"} <= {str(name) for name in stats_.data_vars} | (
+        {"accept_prob"} if "acceptance_rate" in stats_ else set()
+    )
+    assert not {"lp", "energy"} & {str(name) for name in stats_.data_vars}
+    cost = run().get_extra_fields()["num_score_evaluations"]
+    # One dimension: the full covariance costs three evaluations a step.
+    np.testing.assert_array_equal(cost, np.full(3_000, 24 * 3))
+
+
+def test_the_report_says_what_is_exact():
+    assert "Exact for the discretised prior" in str(sp.diagnostics.report(run()))
+
+
+@pytest.mark.slow
+def test_the_report_says_what_is_heuristic():
+    assert "Heuristic" in str(sp.diagnostics.report(run(None)))
+
+
+def test_the_kernel_pickles():
+    kernel = pickle.loads(pickle.dumps(sp.GuidedDiffusion(model)))
+    assert isinstance(kernel, sp.GuidedDiffusion)
+
+
+@pytest.mark.slow
+def test_several_sites_in_plates_and_no_ordinary_latent():
+    other = sp.analytic.GaussianMixture(jnp.zeros((1, 2)), scales=1.0, noise=VPCosine())
+
+    def pictures():
+        with numpyro.plate("n", 3):
+            v = numpyro.sample("v", sp.ScorePrior(other))
+        x = numpyro.sample("x", sp.ScorePrior(PRIOR))
+        numpyro.factor("fit", -0.5 * jnp.sum(v**2) - 0.5 * jnp.sum(x**2))
+
+    mcmc = MCMC(
+        sp.GuidedDiffusion(pictures, guidance=sp.guidance.LineSearch()),
+        num_warmup=0, num_samples=500, progress_bar=False,
+    )  # fmt: skip
+    mcmc.run(jax.random.key(0))
+    assert mcmc.get_samples()["v"].shape == (500, 3, 2)
+    found = sp.estimators.log_evidence(mcmc.get_extra_fields()["log_weight"])
+    variances = 1 + SCALES**2
+    exact = -3 * np.log(2) + np.log(
+        WEIGHTS @ (np.exp(-0.5 * MEANS**2 / variances) / variances**0.5)
+    )
+    assert abs(found.log_evidence - exact) < 4 * found.standard_error + 0.05
+
+
+def test_paths_without_weight_are_rejected_and_counted():
+    def hard():
+        x = numpyro.sample("x", sp.ScorePrior(PRIOR))
+        numpyro.factor("fit", jnp.where(x[0] > 0.5, 0.0, jnp.nan))
+
+    mcmc = MCMC(
+        sp.GuidedDiffusion(hard, guidance=sp.guidance.Unguided()),
+        num_warmup=0, num_samples=400, progress_bar=False,
+    )  # fmt: skip
+    mcmc.run(jax.random.key(0), extra_fields=("is_nan",))
+    counted = mcmc.get_extra_fields()["is_nan"]
+    exact = 1 - WEIGHTS @ stats.norm.cdf((0.5 - MEANS) / SCALES)
+    # Five standard errors of 400 draws.
+    assert abs(1 - counted.mean() - exact) < 5 * np.sqrt(0.25 / 400)
+    started = np.argmin(counted)
+    assert np.all(mcmc.get_samples()["x"][started:, 0] > 0.5)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_steps": 1}, "`num_steps=1`"),
+        ({"block_size": 0}, "`block_size=0`"),
+        ({"num_pilots": 0}, "`num_pilots=0`"),
+        ({"accept": "always"}, "`accept='always'`"),
+        ({"guidance": "LAGS"}, "`guidance` of type str"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError) as error:
+        sp.GuidedDiffusion(model, **arguments)
+    assert message in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Out-of-support")
+def test_models_without_score_sites_starts_and_gibbs_are_refused():
+    def plain():
+        numpyro.sample("s", dist.Normal())
+
+    with pytest.raises(ValueError, match="no ScorePrior site"):
+        MCMC(sp.GuidedDiffusion(plain), num_warmup=1, num_samples=1).run(jax.random.key(0))
+
+    def improper():
+        x = numpyro.sample("x", sp.ScorePrior(PRIOR))
+        s = numpyro.sample("s", dist.ImproperUniform(dist.constraints.real, (), ()))
+        numpyro.sample("y", dist.Normal(x[0], jnp.exp(s)), obs=0.3)
+
+    with pytest.raises(ValueError, match="improper prior"):
+        MCMC(sp.GuidedDiffusion(improper), num_warmup=1, num_samples=1).run(jax.random.key(0))
+    mcmc = MCMC(sp.GuidedDiffusion(model), num_warmup=1, num_samples=1, progress_bar=False)
+    with pytest.raises(ValueError, match="hold NaN"):
+        mcmc.run(jax.random.key(0), np.array([0.1, np.nan, 0.2]))
+    with pytest.raises(ValueError, match="`init_params` has no place here"):
+        mcmc.run(jax.random.key(0), Y, init_params={"s": jnp.zeros(())})
+    with pytest.raises(ValueError, match="does not implement `refresh`"):
+        Gibbs([(sp.GuidedDiffusion(model), ["x"]), (NUTS(model), None)])
