@@ -21,6 +21,7 @@ from scoreppl import (
 from scoreppl.inference_data import to_inference_data
 from scoreppl.network_file import load_score_network, read_card, save_score_network
 from scoreppl.ppl.annealed import AnnealedScoreMCMC
+from scoreppl.ppl.diffusion_mh import DiffusionMH
 from scoreppl.ppl.guided import GuidedDiffusion
 from scoreppl.ppl.local_kernels import ScoreHMC, ScoreMALA, ScoreNUTS
 from scoreppl.ppl.potential import log_weight
@@ -32,6 +33,7 @@ __version__ = version("scoreppl")
 
 __all__ = [
     "AnnealedScoreMCMC",
+    "DiffusionMH",
     "GuidedDiffusion",
     "ScoreHMC",
     "ScoreMALA",

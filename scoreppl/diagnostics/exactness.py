@@ -14,6 +14,10 @@ _DISCRETISED = (
     "The discretised prior is the reverse process of as many steps: compare a run with more "
     "(num_steps). No conservative score is needed, so no loop defect is measured."
 )
+_PROPOSAL = (
+    "Exact for the model's posterior, with any network: it only proposes. What remains to be asked "
+    "is whether the chains mix."
+)
 _GUIDED = {
     "independence": (
         "Exact for the discretised prior, whatever the guidance: a Metropolis chain of independent "
@@ -39,6 +43,8 @@ def exactness(run: Run) -> tuple[str, ...]:
     if run.noise_levels is not None:
         end = f"noise sd {float(run.noise_levels[-1]):.2g} (data units)"
         return (_annealed(run, end), _ANNEALING)
+    if run.inner == "proposal":
+        return (_PROPOSAL,)
     if run.inner in _GUIDED:
         return _GUIDED[run.inner]
     if run.is_local:

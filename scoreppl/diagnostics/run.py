@@ -40,8 +40,8 @@ class Run(NamedTuple):
         Noise standard deviations in data units of an annealed kernel, noisiest first, or None.
     inner
         What an annealed kernel does at a level: ``"split"``, ``"mala"``, ``"hmc"`` or
-        ``"custom"``; how guided paths are accepted: ``"independence"`` or ``"always"``; None for
-        other kernels.
+        ``"custom"``; how guided paths are accepted: ``"independence"`` or ``"always"``;
+        ``"proposal"`` where a network only proposes; None for other kernels.
     thinning
         Draws made for each one kept.
     builds_trees
@@ -140,6 +140,8 @@ def read_run(mcmc: Any) -> Run:
 
 
 def _inner_name(kernel: Any, target: Target | None, is_annealed: bool) -> str | None:
+    if target is not None and hasattr(kernel, "networks"):
+        return "proposal"
     if target is not None and hasattr(kernel, "_accept"):
         return kernel._accept or "always"
     if target is None or not is_annealed:

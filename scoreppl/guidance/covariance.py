@@ -12,9 +12,16 @@ def denoised_and_covariance(u: Array, view: View) -> tuple[Array, Array]:
 
     The Jacobian of a network is symmetrised and its negative eigenvalues are set to zero.
     """
+    denoised, covariance = denoised_and_symmetric(u, view)
+    return denoised, positive_part(covariance)
+
+
+def denoised_and_symmetric(u: Array, view: View) -> tuple[Array, Array]:
+    """Return D(u) and the symmetric part of s^2 D'(u), which may be indefinite for a network."""
     denoised, pull = jax.vjp(view.denoise, u)
     rows = jax.vmap(lambda row: pull(row)[0])(jnp.eye(u.size, dtype=denoised.dtype))
-    return denoised, positive_part(rows * view.scale**2)
+    rows = rows * view.scale**2
+    return denoised, 0.5 * (rows + rows.T)
 
 
 def positive_part(matrix: Array) -> Array:

@@ -25,12 +25,19 @@ from scoreppl.ppl.starts import check_weight
 from scoreppl.samplers import proposal
 from scoreppl.samplers.guided import guide
 from scoreppl.samplers.proposal import LatentProposal
-from scoreppl.samplers.reference import Reference, angle_ladder, fit_reference, score_values
+from scoreppl.samplers.reference import (
+    Reference,
+    draw_prior,
+    fit_ladder,
+    measure_reference,
+    score_values,
+)
 from scoreppl.target import Target
 
 _ACCEPT = ("independence", None)
 # Up to this many dimensions the covariance of x_0 given the noisy event pays for itself.
 _FULL_COVARIANCE_LIMIT = 10
+_NUM_PILOT_STEPS = 100
 
 
 class GuidedState(NamedTuple):
@@ -56,8 +63,9 @@ class GuidedState(NamedTuple):
         Place of the next draw in the block.
     block_z, block_log_weight
         The paths' ends and log weights of the block.
-    reference
-        The discretised prior, fitted on pilot draws before the first block.
+    ladder, reference
+        The discretised prior: log-SNRs of its steps and variances there, fitted on pilot draws
+        before the first block.
     latent_proposal
         The proposal of the ordinary latents, fitted in warm-up and then frozen.
     rng_key
@@ -75,6 +83,7 @@ class GuidedState(NamedTuple):
     index: Array
     block_z: Values
     block_log_weight: Array
+    ladder: Array
     reference: Reference
     latent_proposal: LatentProposal
     rng_key: Array
@@ -161,12 +170,13 @@ class GuidedDiffusion(ScoreKernel):
         check_weight(self._model, model_args, model_kwargs, target)
 
         def chain(key: Array) -> GuidedState:
-            key_start, key_pilots = jax.random.split(jax.random.fold_in(key, 2))
+            key_start, key_pilots, key_noise = jax.random.split(jax.random.fold_in(key, 2), 3)
             z = ordinary.draw(key_start)
-            reference = fit_reference(
-                key_pilots, z, target, angle_ladder(self._num_steps),
-                num_pilots=self._num_pilots, num_steps=100,
-            )  # fmt: skip
+            pilots = draw_prior(
+                key_pilots, z, target, num_draws=self._num_pilots, num_steps=_NUM_PILOT_STEPS
+            )
+            ladder = fit_ladder(pilots, target, self._num_steps)
+            reference = measure_reference(key_noise, pilots, target, ladder)
             block = (self._block_size,)
             never = jnp.full((), -jnp.inf)
             return GuidedState(
@@ -181,6 +191,7 @@ class GuidedDiffusion(ScoreKernel):
                 index=jnp.asarray(self._block_size),
                 block_z=jax.tree.map(lambda v: jnp.zeros(block + v.shape, v.dtype), z),
                 block_log_weight=jnp.full(block, -jnp.inf),
+                ladder=ladder,
                 reference=reference,
                 latent_proposal=proposal.unfitted(_ordinary_vector(z, target).size),
                 rng_key=key,
@@ -221,8 +232,8 @@ class GuidedDiffusion(ScoreKernel):
         size = ravel_pytree(score_values(chain.z, target))[0].size
         guidance = self._build_guidance(size)
         paths = guide(
-            keys[:, 1], starts, log_proposal, target, angle_ladder(self._num_steps),
-            chain.reference, guidance,
+            keys[:, 1], starts, log_proposal, target, chain.ladder, chain.reference,
+            guidance,
         )  # fmt: skip
         cost = getattr(guidance, "num_score_evaluations", None)
         return chain._replace(

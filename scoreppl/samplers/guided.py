@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logsumexp
 
 from scoreppl.guidance import Guidance, Guided, View
-from scoreppl.samplers.reference import Reference, score_values
+from scoreppl.samplers.reference import Reference, cholesky_root, score_values
 from scoreppl.target import Position, Target
 
 
@@ -183,15 +183,9 @@ def _step(
         spread = jnp.sqrt(floor + gain**2 * variance)
         # Both have this variance: log N(z + shift / spread) - log N(z).
         return mean + shift + spread * z, -jnp.sum(shift / spread * (z + 0.5 * shift / spread))
-    reference = _root(floor, gain, guided.covariance)
-    proposal = _root(floor, gain, guided.guided_covariance)
+    reference = cholesky_root(floor, gain, guided.covariance)
+    proposal = cholesky_root(floor, gain, guided.guided_covariance)
     moved = shift + proposal @ z
     whitened = jax.scipy.linalg.solve_triangular(reference, moved, lower=True)
     log_volumes = jnp.sum(jnp.log(jnp.diagonal(proposal)) - jnp.log(jnp.diagonal(reference)))
     return mean + moved, 0.5 * jnp.sum(z**2 - whitened**2) + log_volumes
-
-
-def _root(floor: Array, gain: Array, covariance: Array) -> Array:
-    """Cholesky factor of diag(floor) + K covariance K, with rounding's share on the diagonal."""
-    full = jnp.diag(floor) + gain[:, None] * covariance * gain
-    return jnp.linalg.cholesky(full + 1e-6 * jnp.mean(jnp.diagonal(full)) * jnp.eye(len(floor)))

@@ -12,7 +12,12 @@ from scoreppl.analytic import GaussianMixture
 from scoreppl.guidance import LAGS, FullCovariance, Guided, LineSearch, RandomNumbers, Tweedie
 from scoreppl.samplers import guided
 from scoreppl.samplers.guided import Resampling, effective_sample_size, guide
-from scoreppl.samplers.reference import Reference, angle_ladder, fit_reference
+from scoreppl.samplers.reference import (
+    Reference,
+    angle_ladder,
+    cholesky_root,
+    fit_reference,
+)
 from scoreppl.target import Target
 from tests import problems
 
@@ -153,7 +158,7 @@ def with_volumes_dropped(step):
         moved, log_ratio = step(key, u, ratio, scale, variance, found)
         gain = 1.0 - ratio
         roots = [
-            guided._root(scale**2 * gain, gain, matrix)
+            cholesky_root(scale**2 * gain, gain, matrix)
             for matrix in (found.covariance, found.guided_covariance)
         ]
         volumes = [jnp.sum(jnp.log(jnp.diagonal(root))) for root in roots]

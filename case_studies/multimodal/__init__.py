@@ -1,0 +1,1 @@
+"""Posteriors of several modes, sampled exactly with a network as the proposal."""
