@@ -58,7 +58,7 @@ class NetworkMoves(NamedTuple):
     def target(self) -> Target:
         """The networks as score models of the block; their law has no part in the answer."""
         models = self.block.score_models
-        floors = {name: model.min_time for name, model in models.items()}
+        floors = {name: jnp.asarray(model.min_time) for name, model in models.items()}
         return Target(models, floors, lambda events: jnp.zeros(()))
 
     def check(self, z: Values) -> None:
