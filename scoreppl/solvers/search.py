@@ -11,9 +11,10 @@ coordinate:
 Distances are not squared: a start near the border of two modes, which a coarse solver carries to
 the other one, would outweigh all others, and the choice would not hold on other starts.
 
-Tried are named methods on named grids; then the best of them with the lengths of its steps in
-log-SNR multiplied by the exponential of a piecewise linear function, which may also end the grid
-early, under a (1+1) evolution strategy; then other orders, step by step; then more grids.
+Tried are named methods on named grids; then, of each kind of method, the best one with the lengths
+of its steps in log-SNR multiplied by the exponential of a piecewise linear function, which may also
+end the grid early, under a (1+1) evolution strategy; then, for the best kind, other orders, step by
+step; then more grids.
 """
 
 from collections.abc import Callable
@@ -172,30 +173,27 @@ def search(
         for order in range(1, _MAX_ORDER + 1)
         for spacing in SPACINGS
     }
-    best, spacing = min(named, key=lambda name: named[name])
-    family = replace(best, order=_MAX_ORDER)
-    times, orders = grid(spacing, count), np.full(count, best.order)
-    least = named[best, spacing]
-
-    moved = _moved_grids(noise, times, model.min_time)
-    theta, size = np.zeros(_KNOTS), 0.3
     draws = np.asarray(jax.random.normal(key_trials, (num_trials, _KNOTS + 1)), np.float64)
-    for number, draw in enumerate(draws):
-        if number == num_trials // 2:
-            orders, least = _improved_orders(partial(error, family, times), orders, least)
-        # The last entry makes the whole grid longer or shorter.
-        proposal = theta + size * (draw[:-1] + draw[-1])
-        candidate = moved(proposal)
-        # A grid whose times coincide in single precision has a step to spare, and no place here.
-        value = error(family, candidate, orders) if np.all(np.diff(candidate) < 0) else np.inf
-        if value < least:
-            theta, times, least = proposal, candidate, value
-            size *= 1.5
-        else:
-            size *= 1.5**-0.25  # one success in five keeps the size
+    half = num_trials // 2
+    firsts = []
+    for family in _FAMILIES:
+        mine = [name for name in named if replace(name[0], order=_MAX_ORDER) == family]
+        solver, spacing = min(mine, key=lambda name: named[name])
+        orders, times = np.full(count, solver.order), grid(spacing, count)
+        moved = _moved_grids(noise, times, model.min_time)
+        firsts.append(
+            _Candidate(family, orders, times, moved, np.zeros(_KNOTS), named[solver, spacing])
+        )
+    shares = np.array_split(draws[:half], len(firsts))
+    best = min(
+        (_evolved(error, *pair, 0.3) for pair in zip(firsts, shares, strict=True)),
+        key=lambda candidate: candidate.error,
+    )
+    if num_trials > 0:
+        best = _evolved(error, _reordered(error, best), draws[half:], 0.15)
     evaluations = num_starts * (reference_steps + tried * num_steps)
-    solver = replace(family, order=tuple(int(order) for order in orders))
-    return Found(solver, jnp.asarray(times), least, named, evaluations)
+    solver = replace(best.family, order=tuple(int(order) for order in best.orders))
+    return Found(solver, jnp.asarray(best.times), best.error, named, evaluations)
 
 
 def _ends(
@@ -233,15 +231,45 @@ def _moved_grids(
     return moved
 
 
-def _improved_orders(
-    error: Callable[[np.ndarray], float], orders: np.ndarray, least: float
-) -> tuple[np.ndarray, float]:
+class _Candidate(NamedTuple):
+    """A grid of the family that `moved` makes of theta, and its orders."""
+
+    family: Exponential
+    orders: np.ndarray
+    times: np.ndarray
+    moved: Callable[[np.ndarray], np.ndarray]
+    theta: np.ndarray
+    error: float
+
+
+_Error = Callable[[Exponential, np.ndarray, np.ndarray], float]
+
+
+def _evolved(error: _Error, best: _Candidate, draws: np.ndarray, size: float) -> _Candidate:
+    """Move the grid by normal draws that grow with success: a (1+1) evolution strategy."""
+    for draw in draws:
+        # The last entry makes the whole grid longer or shorter.
+        theta = best.theta + size * (draw[:-1] + draw[-1])
+        times = best.moved(theta)
+        # A grid whose times coincide in single precision has a step to spare, and no place here.
+        distinct = bool(np.all(np.diff(times) < 0))
+        value = error(best.family, times, best.orders) if distinct else np.inf
+        size *= 1.5 if value < best.error else 1.5**-0.25  # one success in five keeps the size
+        if value < best.error:
+            best = best._replace(theta=theta, times=times, error=value)
+    return best
+
+
+def _reordered(error: _Error, best: _Candidate) -> _Candidate:
     """Change the order of each step in turn where that lessens the error."""
-    for step in range(len(orders)):
+    for step in range(len(best.orders)):
         # A step knows no more values than there were points.
         for order in range(1, min(_MAX_ORDER, step + 1) + 1):
-            changed = orders.copy()
-            changed[step] = order
-            if order != orders[step] and (value := error(changed)) < least:
-                orders, least = changed, value
-    return orders, least
+            orders = best.orders.copy()
+            orders[step] = order
+            if order == best.orders[step]:
+                continue
+            value = error(best.family, best.times, orders)
+            if value < best.error:
+                best = best._replace(orders=orders, error=value)
+    return best
