@@ -56,7 +56,9 @@ class Exponential:
         trained network errs least where the noise is largest, which DualFast (Yu et al.,
         arXiv:2506.13058) turns against its errors further down; this is a linear mix in its
         spirit. Negative values extrapolate away from the first prediction. It does not vanish
-        with the step: many steps follow another flow, so that it is for few steps alone.
+        with the step: many steps follow another flow, so that it is for few steps alone. Measured
+        in docs/solvers.md with 20 steps of order 2: 0.1 is nearer to the flow of a mixture, whose
+        denoiser has no error, and farther from that of a network of digits.
 
     Raises
     ------
