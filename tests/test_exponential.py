@@ -1,5 +1,7 @@
 """Orders and laws of the exponential integrators and of Heun's method, against exact flows."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,6 +155,54 @@ def test_orders_may_differ_by_step():
     assert len({float(solve(order)) for order in (1, 2, 3, (1, 2, 1, 2), (1, 1, 2, 3))}) == 5
 
 
+@pytest.mark.parametrize("share", [0.4, -0.4])
+@pytest.mark.parametrize("interpolate", ["denoised", "noise"])
+def test_early_noise_by_hand(interpolate, share):
+    """Two steps of DDIM with the first noise prediction mixed into the second."""
+    schedule, times = noise.VPLinear(), np.array([0.9, 0.5, 0.2])
+    (a0, a1, a2), (s0, s1, s2) = (np.asarray(v, float) for v in schedule(times))
+
+    def denoised(x, t):
+        return np.tanh(x) + t
+
+    x0 = np.array([0.7, -1.3])
+    first = (x0 - a0 * denoised(x0, 0.9)) / s0
+    x1 = a1 * denoised(x0, 0.9) + s1 * first
+    second = (x1 - a1 * denoised(x1, 0.5)) / s1
+    mixed = second + share * (0.9 - 0.5) / (0.9 - 0.2) * (first - second)
+    x2 = a2 * (x1 - s1 * mixed) / a1 + s2 * mixed
+    found = Exponential(1, interpolate=interpolate, early_noise=share)(
+        jax.random.key(0), jnp.float32(x0), times, lambda x, t: jnp.tanh(x) + t, schedule
+    )
+    np.testing.assert_allclose(found, x2, rtol=2e-5)
+
+
+@pytest.mark.parametrize("solver", [Exponential(3, corrector=True), deis(3)])
+@EVERY_SCHEDULE
+def test_early_noise_keeps_a_flow_without_curvature(schedule, solver):
+    """The noise of a point mass stays the same along the flow, and so does any mixture of it."""
+    times = noise.time_grid(schedule, 6, t_min=0.02, t_max=0.95)
+    ends = [
+        dataclasses.replace(solver, early_noise=share)(
+            jax.random.key(0), jnp.float32(1.3), times, lambda x, t: jnp.full_like(x, 0.7), schedule
+        )
+        for share in (0.0, 0.6, -0.6)
+    ]
+    np.testing.assert_allclose(ends[1:], [ends[0]] * 2, rtol=1e-4)
+
+
+def test_early_noise_of_zero_changes_nothing_and_of_any_size_something():
+    schedule, x = noise.VPLinear(), jnp.float32([0.4, -1.1])
+    times = noise.time_grid(schedule, 6, t_min=0.05, t_max=0.9)
+
+    def solve(**choices):
+        denoise = jax.vmap(mixture(schedule).denoise, (0, None))
+        return Exponential(2, **choices)(jax.random.key(0), x, times, denoise, schedule)
+
+    np.testing.assert_array_equal(solve(early_noise=0.0), solve())
+    assert np.abs(solve(early_noise=0.2) - solve()).min() > 1e-3
+
+
 # Zero noise at the end, repeated times, one step.
 ENDS = [
     jnp.float32([0.9, 0.6, 0.3, 0.0]),
@@ -163,6 +213,7 @@ SOLVERS = {name: solver for name, (solver, _) in DETERMINISTIC.items()} | {
     "ddim with noise": ddim(0.7),
     "dpm_solver3 with noise": dpm_solver(3, 1.0),
     "unipc3": unipc(3),
+    "early noise": Exponential(2, early_noise=0.3),
     "churn": Heun(churn=2.0),
 }
 
@@ -231,6 +282,9 @@ def test_every_solver_draws_from_every_schedule(schedule, name):
         (lambda: Exponential(interpolate="score"), "`interpolate='score'`"),
         (lambda: Exponential(variable="sigma"), "`variable='sigma'`"),
         (lambda: Exponential(eta=0.5, interpolate="noise"), "use interpolate='denoised'"),
+        (lambda: Exponential(early_noise=1.0), "`early_noise=1.0` must lie between -1 and 1"),
+        (lambda: Exponential(early_noise=float("nan")), "`early_noise=nan`"),
+        (lambda: Exponential(eta=0.5, early_noise=0.1), "set one of them to 0"),
         (lambda: Heun(churn=-1.0), "`churn=-1.0`"),
         (lambda: Heun(noise_inflation=float("nan")), "`noise_inflation=nan`"),
         (lambda: Heun(churn_scales=(2.0, 1.0)), "`churn_scales=(2.0, 1.0)`"),

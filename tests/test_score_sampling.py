@@ -129,6 +129,41 @@ def test_sample_evaluates_the_network_num_steps_times():
         np.testing.assert_allclose(sorted(times, reverse=True), expected, rtol=1e-6)
 
 
+def test_sample_takes_the_times_themselves():
+    times = []
+
+    def apply_fn(params, x, t, condition):
+        jax.debug.callback(lambda t: times.append(float(t)), t)
+        return 0.5 * x
+
+    model = ScoreNetwork(
+        apply_fn, None, noise=noise.VPLinear(), prediction="x0", event_shape=(2,), min_time=0.125
+    )
+    model.sample(jax.random.key(0), num_steps=3, spacing=(0.75, 0.5, 0.25))
+    jax.effects_barrier()
+    np.testing.assert_allclose(sorted(times, reverse=True), [0.75, 0.5, 0.25], rtol=1e-6)
+    grid = noise.time_grid(model.noise, 3, spacing="karras", t_min=model.min_time)
+    given, named = (
+        model.sample(jax.random.key(1), (3,), num_steps=4, spacing=s) for s in (grid, "karras")
+    )
+    np.testing.assert_array_equal(given, named)
+
+
+@pytest.mark.parametrize(
+    "spacing, message",
+    [
+        ((1.0, 0.5, 0.1), r"of shape \(3,\).*must have one for each.*`num_steps=2`"),
+        ((0.5, 0.5), "must decrease from at most 1 to `min_time="),
+        ((1.1, 0.5), "must decrease from at most 1"),
+        ((0.5, 0.0), "must decrease from at most 1"),
+        ((0.5, float("nan")), "must decrease from at most 1"),
+    ],
+)
+def test_sample_names_bad_times(spacing, message):
+    with pytest.raises(ValueError, match=message):
+        network("v").sample(jax.random.key(0), num_steps=2, spacing=spacing)
+
+
 def test_sample_uses_the_solver_it_is_given():
     model = network("epsilon")
     draw = model.sample(

@@ -6,6 +6,7 @@
     python -m case_studies.quickstart.calibration --out docs/quickstart
     python -m docs.scripts.annealing_table
     python -m docs.scripts.guidance_table
+    python -m docs.scripts.solver_table
     python -m docs.scripts.update_readme
 """
 
@@ -17,6 +18,7 @@ PLACES = (
     ("case_studies/quickstart/README.md", "quickstart", "docs/quickstart/results.md"),
     ("docs/annealing.md", "annealing", "docs/tables/annealing.md"),
     ("docs/guidance.md", "guidance", "docs/tables/guidance.md"),
+    ("docs/solvers.md", "solvers", "docs/tables/solvers.md"),
     ("docs/annealing.md", "calibration", "docs/quickstart/calibration.md"),
 )
 

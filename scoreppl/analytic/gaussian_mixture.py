@@ -1,6 +1,7 @@
 """The Gaussian mixture: exact at every noise level, under every noise schedule."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -261,7 +262,7 @@ class GaussianMixture:
         *,
         num_steps: int = 100,
         solver: Solver = multistep,
-        spacing: str = "logsnr",
+        spacing: str | ArrayLike | Sequence[float] = "logsnr",
     ) -> Array:
         """Draw x_0 by reverse diffusion, with its errors; `sample_exact` has none."""
         return reverse_diffusion(

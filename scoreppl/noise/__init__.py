@@ -8,7 +8,7 @@ numbers. Its parameters are pytree leaves, so schedules pass through `jax.jit` a
 
 from scoreppl.noise.continuous import EDM, VE, FlowMatching, VPCosine, VPLinear
 from scoreppl.noise.discrete import DiscreteVP
-from scoreppl.noise.grid import time_grid
+from scoreppl.noise.grid import first_time, time_grid
 from scoreppl.noise.schedule import Schedule, as_float, is_concrete, register_part
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "VPCosine",
     "VPLinear",
     "as_float",
+    "first_time",
     "is_concrete",
     "register_part",
     "time_grid",

@@ -15,7 +15,16 @@ _SPACINGS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] 
     "karras": (lambda ratio: ratio ** (1 / 7), lambda coordinate: coordinate**7),
     "cosine": (jnp.arctan, jnp.tan),
 }
-_LOG_SNR_LIMIT = 14.0
+LOG_SNR_LIMIT = 14.0
+SPACINGS = ("uniform", *_SPACINGS)
+
+
+def first_time(schedule: Schedule) -> Array:
+    """Return the time at which reverse diffusion starts: 1, or that of log-SNR -14.
+
+    A schedule without any signal at t = 1 is entered later, where every prediction has a denoiser.
+    """
+    return jnp.where(jnp.isinf(schedule.log_snr(1.0)), schedule.time(-LOG_SNR_LIMIT), 1.0)
 
 
 def time_grid(
@@ -53,8 +62,8 @@ def time_grid(
     """
     if num_steps < 1:
         raise ValueError(f"`num_steps={num_steps}` must be at least 1.")
-    if spacing != "uniform" and spacing not in _SPACINGS:
-        known = ", ".join(repr(name) for name in ("uniform", *_SPACINGS))
+    if spacing not in SPACINGS:
+        known = ", ".join(map(repr, SPACINGS))
         raise ValueError(f"`spacing={spacing!r}` is not known; use one of {known}.")
     if t_min is None:
         t_min = schedule.time(8.0)
@@ -65,7 +74,7 @@ def time_grid(
         return jnp.linspace(t_max, t_min, num_steps + 1)
     forward, inverse = _SPACINGS[spacing]
     log_snr = schedule.log_snr(jnp.stack([t_max, t_min]))
-    log_snr = jnp.where(jnp.isinf(log_snr), jnp.sign(log_snr) * _LOG_SNR_LIMIT, log_snr)
+    log_snr = jnp.where(jnp.isinf(log_snr), jnp.sign(log_snr) * LOG_SNR_LIMIT, log_snr)
     first, last = forward(jnp.exp(-log_snr / 2))
     ratio = inverse(jnp.linspace(first, last, num_steps + 1))
     times = schedule.time(-2 * jnp.log(ratio))

@@ -2,15 +2,16 @@
 
 import math
 import operator
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from scoreppl.noise import Schedule, time_grid
+from scoreppl.noise import Schedule, as_float, first_time, is_concrete, time_grid
 from scoreppl.solvers import Solver, multistep
 
 
@@ -57,7 +58,7 @@ class ScoreModel(Protocol):
         *,
         num_steps: int = 100,
         solver: Solver = multistep,
-        spacing: str = "logsnr",
+        spacing: str | ArrayLike | Sequence[float] = "logsnr",
     ) -> Array:
         """Draw x_0 by reverse diffusion, shape ``(*sample_shape, *event_shape)``."""
         ...
@@ -70,13 +71,14 @@ def reverse_diffusion(
     *,
     num_steps: int = 100,
     solver: Solver = multistep,
-    spacing: str = "logsnr",
+    spacing: str | ArrayLike | Sequence[float] = "logsnr",
 ) -> Array:
     """Draw x_0 from a score model: noise at t = 1, the solver down to `min_time`, one denoising.
 
     The start is N(0, sigma_1^2), which neglects alpha_1 x_0: choose schedules with
     alpha_1 / sigma_1 small against the inverse of the data's scale. A schedule without any signal
-    at t = 1 is entered at log-SNR -14, where every prediction has a denoiser.
+    at t = 1 is entered at log-SNR -14, where every prediction has a denoiser. The last denoising
+    is at the last of the times, if these are given.
 
     Parameters
     ----------
@@ -92,7 +94,8 @@ def reverse_diffusion(
     solver
         The reverse-time solver.
     spacing
-        Spacing of the times, as in `scoreppl.noise.time_grid`.
+        Spacing of the times, as in `scoreppl.noise.time_grid`; or the times themselves,
+        `num_steps` decreasing numbers in [`min_time`, 1], of which the first is the start.
 
     Returns
     -------
@@ -107,29 +110,44 @@ def reverse_diffusion(
     if num_steps < 1:
         raise ValueError(f"`num_steps={num_steps}` must be at least 1.")
     shape = check_shape("sample_shape", sample_shape)
+    times = _times(model, num_steps, spacing)
     # A model that is no pytree cannot be an argument of a compiled function.
     is_pytree = not jax.tree_util.all_leaves([model])
     draw = _compiled_reverse_diffusion if is_pytree else _reverse_diffusion
-    return draw(model, key, shape, num_steps, solver, spacing)
+    return draw(model, key, times, shape, solver)
+
+
+def _times(model: ScoreModel, num_steps: int, spacing: str | ArrayLike | Sequence[float]) -> Array:
+    if isinstance(spacing, str):
+        start = first_time(model.noise)
+        if num_steps == 1:
+            return start[None]
+        return time_grid(
+            model.noise, num_steps - 1, spacing=spacing, t_min=model.min_time, t_max=start
+        )
+    times = as_float(spacing)  # type: ignore[arg-type]
+    if times.shape != (num_steps,):
+        raise ValueError(
+            f"`spacing` of shape {times.shape} gives the times themselves and must have one for "
+            f"each evaluation, `num_steps={num_steps}`."
+        )
+    if is_concrete(times, model.min_time):
+        low = np.asarray(model.min_time, times.dtype)
+        if not (np.all(np.diff(times) < 0) and low <= times[-1] and times[0] <= 1):
+            raise ValueError(
+                f"`spacing={spacing}` must decrease from at most 1 to `min_time={low}` at least."
+            )
+    return times
 
 
 def _reverse_diffusion(
-    model: ScoreModel,
-    key: Array,
-    sample_shape: tuple[int, ...],
-    num_steps: int,
-    solver: Solver,
-    spacing: str,
+    model: ScoreModel, key: Array, times: Array, sample_shape: tuple[int, ...], solver: Solver
 ) -> Array:
     noise = model.noise
-    start = jnp.where(jnp.isinf(noise.log_snr(1.0)), noise.time(-14.0), 1.0)
-    times = start[None]
-    if num_steps > 1:
-        times = time_grid(noise, num_steps - 1, spacing=spacing, t_min=model.min_time, t_max=start)
 
     def draw(key: Array) -> Array:
         key_start, key_solver = jax.random.split(key)
-        x = noise(start)[1] * jax.random.normal(key_start, model.event_shape)
+        x = noise(times[0])[1] * jax.random.normal(key_start, model.event_shape)
         x = solver(key_solver, x, times, model.denoise, noise)
         return model.denoise(x, times[-1])
 
@@ -137,9 +155,9 @@ def _reverse_diffusion(
     return draws.reshape(*sample_shape, *model.event_shape)
 
 
-_compiled_reverse_diffusion = partial(
-    jax.jit, static_argnames=("sample_shape", "num_steps", "solver", "spacing")
-)(_reverse_diffusion)
+_compiled_reverse_diffusion = partial(jax.jit, static_argnames=("sample_shape", "solver"))(
+    _reverse_diffusion
+)
 
 
 def check_shape(name: str, value: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Networks of any framework as score models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,7 +129,7 @@ class ScoreNetwork:
         *,
         num_steps: int = 100,
         solver: Solver = multistep,
-        spacing: str = "logsnr",
+        spacing: str | ArrayLike | Sequence[float] = "logsnr",
     ) -> Array:
         """Draw x_0 by reverse diffusion; see `reverse_diffusion`."""
         return reverse_diffusion(

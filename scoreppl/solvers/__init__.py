@@ -14,9 +14,11 @@ from scoreppl.solvers.ancestral import ancestral
 from scoreppl.solvers.exponential import Exponential, ddim, deis, dpm_solver, unipc
 from scoreppl.solvers.heun import Heun
 from scoreppl.solvers.multistep import multistep
+from scoreppl.solvers.search import Found, search
 
 __all__ = [
     "Exponential",
+    "Found",
     "Heun",
     "Solver",
     "ancestral",
@@ -24,6 +26,7 @@ __all__ = [
     "deis",
     "dpm_solver",
     "multistep",
+    "search",
     "unipc",
 ]
 
