@@ -21,6 +21,7 @@ from case_studies.multimodal.model import Posterior
 from case_studies.multimodal.network import NOISE, train, v_prediction
 
 NUM_CHAINS = 4
+FLOW_CHAINS, FLOW_STEPS = 40, 200
 
 
 class Outcome(NamedTuple):
@@ -207,7 +208,7 @@ def run_flow(posterior: Posterior, key: Array, num_loops: int) -> Outcome | None
     start = time.perf_counter()
     log_prior, log_likelihood = _densities(posterior)
     key_start, key_bundle, key_run = jax.random.split(key, 3)
-    chains, local, overall = 40, 20, 20
+    chains, local, overall = FLOW_CHAINS, FLOW_STEPS // 2, FLOW_STEPS // 2
 
     positions = _from_prior(posterior, key_start, chains)
     production = max(2, num_loops // 2)
@@ -215,7 +216,10 @@ def run_flow(posterior: Posterior, key: Array, num_loops: int) -> Outcome | None
         key_bundle, chains, positions.shape[1], lambda x, data: log_prior(x) + log_likelihood(x),
         local, overall, num_loops - production, production, 10,
     )  # fmt: skip
-    sampler = Sampler(positions.shape[1], chains, key_run, resource_strategy_bundles=bundle)
+    sampler = Sampler(
+        n_dim=positions.shape[1], n_chains=chains, rng_key=key_run,
+        resource_strategy_bundles=bundle, checkpoint_interval=0.0,
+    )  # fmt: skip
     sampler.sample(positions, {})
     values = np.asarray(sampler.resources["positions_production"].data)
-    return _outcome(posterior, jnp.asarray(values), num_loops * chains * (local + overall), start)
+    return _outcome(posterior, jnp.asarray(values), num_loops * chains * FLOW_STEPS, start)

@@ -15,6 +15,8 @@ import jax
 import numpy as np
 
 from case_studies.multimodal.methods import (
+    FLOW_CHAINS,
+    FLOW_STEPS,
     Outcome,
     run_diffusion_mh,
     run_flow,
@@ -69,34 +71,40 @@ def compare(posterior: Posterior, key: jax.Array) -> list[str]:
     """Run all samplers on one posterior; each gets what DiffusionMH with its network cost."""
     keys = jax.random.split(key, 6)
     masses = " ".join(f"{mass:.3f}" for mass in posterior.masses)
-    rows = [f"| {posterior.name} | truth | | | | {masses} | | |"]
+    rows: list[str] = []
+
+    def add(line: str) -> None:
+        rows.append(line)
+        print(line, flush=True)
+
+    add(f"| {posterior.name} | truth | | | | {masses} | | |")
     trained = train_network(posterior, keys[0], POOL_CHAINS)
     shares = " ".join(f"{share:.3f}" for share in trained.shares)
-    rows.append(
+    add(
         f"| {posterior.name} | the network's training draws | {trained.evaluations:,} | | | "
         f"{shares} | {0.5 * np.abs(trained.shares - posterior.masses).sum():.3f} | |"
     )
     found = run_diffusion_mh(posterior, keys[1], NUM_WARMUP, NUM_SAMPLES, trained)
-    rows.append(row(posterior, "`DiffusionMH`", found))
+    add(row(posterior, "`DiffusionMH`", found))
     budget = found.evaluations
     pilot = run_nuts(posterior, keys[2], NUM_WARMUP, 200)
     per_draw = pilot.evaluations / (4 * (NUM_WARMUP + 200))
     draws = int(budget / per_draw / 4) - NUM_WARMUP
-    rows.append(row(posterior, "NUTS", run_nuts(posterior, keys[3], NUM_WARMUP, max(draws, 200))))
+    add(row(posterior, "NUTS", run_nuts(posterior, keys[3], NUM_WARMUP, max(draws, 200))))
     pilot = run_smc(posterior, keys[4], 200)
     particles = int(200 * budget / pilot.evaluations)
-    rows.append(row(posterior, "tempered SMC", run_smc(posterior, keys[4], particles)))
-    flow = run_flow(posterior, keys[5], budget // (40 * 40))
+    add(row(posterior, "tempered SMC", run_smc(posterior, keys[4], particles)))
+    flow = run_flow(posterior, keys[5], budget // (FLOW_CHAINS * FLOW_STEPS))
     if flow is not None:
-        rows.append(row(posterior, "flowMC", flow))
+        add(row(posterior, "flowMC", flow))
     return rows
 
 
 def main(out: Path) -> None:
     """Run both posteriors and write the table."""
     rows = [HEAD]
+    print(HEAD)
     for index, posterior in enumerate(POSTERIORS):
         rows += compare(posterior, jax.random.key(index))
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.md").write_text("\n".join(rows) + "\n")
-    print("\n".join(rows))
