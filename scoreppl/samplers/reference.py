@@ -56,6 +56,72 @@ def score_values(position: Position, target: Target) -> Position:
     return {name: position[name] for name in target.score_models}
 
 
+def draw_prior(
+    key: Array, position: Position, target: Target, *, num_draws: int, num_steps: int
+) -> Position:
+    """Draw the score sites from the prior, leading axis over the draws.
+
+    Parameters
+    ----------
+    key
+        PRNG key.
+    position
+        Any values of the score sites, for their shapes.
+    target
+        The target; its weight has no part in this.
+    num_draws
+        How many.
+    num_steps
+        Score evaluations for each.
+    """
+    shapes = score_values(position, target)
+
+    def draw(key: Array) -> Position:
+        return map_sites(
+            key, shapes, target, lambda key, model, u, name: model.sample(key, num_steps=num_steps)
+        )
+
+    return jax.vmap(draw)(jax.random.split(key, num_draws))
+
+
+def measure_reference(key: Array, clean: Position, target: Target, ladder: Array) -> Reference:
+    """Measure the denoiser's error at each level on given draws, noised.
+
+    Path weights are exact for the reference whatever the draws, as long as they enter no estimate.
+
+    Parameters
+    ----------
+    key
+        PRNG key of the noise.
+    clean
+        Draws of the score sites, leading axis over the draws.
+    target
+        The target; its weight has no part in this.
+    ladder
+        Log-SNR of the levels, noisiest first. They cost one score evaluation a draw each.
+    """
+
+    def level(inputs: tuple[Array, Array]) -> Array:
+        key, log_snr = inputs
+        times = target.times(log_snr)
+        scales = target.scales(times)
+
+        def error(key: Array, clean: Position) -> Position:
+            found = target.denoise(add_noise(key, clean, target, scales), times)
+            return {
+                name: jnp.full(clean[name].shape, jnp.mean((found[name] - clean[name]) ** 2))
+                for name in clean
+            }
+
+        count = len(jax.tree.leaves(clean)[0])
+        errors = jax.vmap(error)(jax.random.split(key, count), clean)
+        return ravel_pytree(jax.tree.map(lambda v: jnp.mean(v, 0), errors))[0]
+
+    variance = jax.lax.map(level, (jax.random.split(key, len(ladder)), ladder))
+    spread = ravel_pytree(jax.tree.map(lambda v: jnp.var(v, axis=0), clean))[0]
+    return Reference(variance, jnp.sqrt(jnp.mean(spread)))
+
+
 def fit_reference(
     key: Array,
     position: Position,
@@ -83,30 +149,5 @@ def fit_reference(
         Score evaluations for each of them. The levels cost one more each.
     """
     key_draws, key_noise = jax.random.split(key)
-    shapes = score_values(position, target)
-
-    def draw(key: Array) -> Position:
-        return map_sites(
-            key, shapes, target, lambda key, model, u, name: model.sample(key, num_steps=num_steps)
-        )
-
-    clean = jax.vmap(draw)(jax.random.split(key_draws, num_pilots))
-
-    def level(inputs: tuple[Array, Array]) -> Array:
-        key, log_snr = inputs
-        times = target.times(log_snr)
-        scales = target.scales(times)
-
-        def error(key: Array, clean: Position) -> Position:
-            found = target.denoise(add_noise(key, clean, target, scales), times)
-            return {
-                name: jnp.full(clean[name].shape, jnp.mean((found[name] - clean[name]) ** 2))
-                for name in clean
-            }
-
-        errors = jax.vmap(error)(jax.random.split(key, num_pilots), clean)
-        return ravel_pytree(jax.tree.map(lambda v: jnp.mean(v, 0), errors))[0]
-
-    variance = jax.lax.map(level, (jax.random.split(key_noise, len(ladder)), ladder))
-    spread = ravel_pytree(jax.tree.map(lambda v: jnp.var(v, axis=0), clean))[0]
-    return Reference(variance, jnp.sqrt(jnp.mean(spread)))
+    clean = draw_prior(key_draws, position, target, num_draws=num_pilots, num_steps=num_steps)
+    return measure_reference(key_noise, clean, target, ladder)
