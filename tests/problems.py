@@ -157,21 +157,21 @@ def _linear_truth(name: str) -> Truth:
     deviations = posterior.means - mean
     covariance = np.einsum("k,kij->ij", posterior.weights, posterior.covariances)
     covariance += (deviations.T * posterior.weights) @ deviations
-    draws = _draw(posterior, TRUTH_DRAWS, TRUTH_SEED)
+    draws = draw(posterior, TRUTH_DRAWS, TRUTH_SEED)
     return Truth(draws, log_evidence, posterior.weights, mean, covariance, np.inf)
 
 
 def _importance_truth(name: str) -> Truth:
     seen = observed(name)
     mixture = components(seen.rows.shape[1])
-    draws = _draw(mixture, PRIOR_DRAWS, TRUTH_SEED + 1)
+    draws = draw(mixture, PRIOR_DRAWS, TRUTH_SEED + 1)
     log_weights = _log_weight(name, seen, np, draws)
     log_total = float(np.logaddexp.reduce(log_weights))
     weights = np.exp(log_weights - log_total)
     mean = weights @ draws
     covariance = (draws.T * weights) @ draws - np.outer(mean, mean)
     kept = weights > 1e-8 * weights.max()
-    mode_masses = weights[kept] @ _responsibilities(mixture, draws[kept])
+    mode_masses = weights[kept] @ responsibilities(mixture, draws[kept])
     chosen = np.random.default_rng(TRUTH_SEED).choice(len(draws), TRUTH_DRAWS, p=weights)
     return Truth(
         draws[chosen],
@@ -183,7 +183,8 @@ def _importance_truth(name: str) -> Truth:
     )
 
 
-def _draw(mixture: Components, count: int, seed: int) -> np.ndarray:
+def draw(mixture: Components, count: int, seed: int) -> np.ndarray:
+    """Return exact draws (count, d)."""
     rng = np.random.default_rng(seed)
     weights, means, covariances = mixture
     chosen = rng.choice(len(weights), count, p=weights)
@@ -195,10 +196,22 @@ def _draw(mixture: Components, count: int, seed: int) -> np.ndarray:
     return draws
 
 
-def _responsibilities(mixture: Components, x: np.ndarray) -> np.ndarray:
+def responsibilities(mixture: Components, x: np.ndarray) -> np.ndarray:
+    """Return the components' probabilities given events (n, d), shape (n, K)."""
+    logits = _log_joint(mixture, x)
+    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+
+
+def log_density(mixture: Components, x: np.ndarray) -> np.ndarray:
+    """Return the log density of events (n, d), shape (n,)."""
+    constant = 0.5 * x.shape[1] * np.log(2 * np.pi)
+    return np.logaddexp.reduce(_log_joint(mixture, x), axis=1) - constant
+
+
+def _log_joint(mixture: Components, x: np.ndarray) -> np.ndarray:
     logits = np.empty((len(x), len(mixture.weights)))
     for k, (weight, mean, covariance) in enumerate(zip(*mixture, strict=True)):
         whitened = (x - mean) @ np.linalg.inv(np.linalg.cholesky(covariance)).T
         log_volume = 0.5 * np.linalg.slogdet(covariance)[1]
         logits[:, k] = np.log(weight) - 0.5 * (whitened**2).sum(1) - log_volume
-    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    return logits

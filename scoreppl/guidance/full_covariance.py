@@ -44,6 +44,8 @@ class FullCovariance:
 
     num_newton_steps: int = 2
 
+    needs_gradient = True
+
     def __post_init__(self) -> None:
         """Check the number of steps."""
         if self.num_newton_steps < 1:

@@ -47,6 +47,8 @@ class LAGS:
     rescale: bool = True
     step: float = 1e-2
 
+    needs_gradient = True
+
     def __post_init__(self) -> None:
         """Check the choices."""
         if self.hvp not in _PRODUCTS:

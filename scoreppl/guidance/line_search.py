@@ -26,6 +26,8 @@ class LineSearch:
     Where a network's Jacobian gives q <= 0 there is no guidance. Three evaluations a step.
     """
 
+    needs_gradient = True
+
     def __call__(self, u: Array, view: View) -> Guided:
         """Take the step."""
         denoised, pull = jax.vjp(view.denoise, u)

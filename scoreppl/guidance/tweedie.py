@@ -27,6 +27,8 @@ class Tweedie:
 
     strength: float = 1.0
 
+    needs_gradient = True
+
     def __call__(self, u: Array, view: View) -> Guided:
         """Shift the denoiser along the gradient through the network."""
         denoised, pull = jax.vjp(view.denoise, u)

@@ -60,7 +60,8 @@ class Guidance(Protocol):
     """A map from a position to the guided denoiser: one function is enough.
 
     Whatever it answers, path weights stay exact for the discretised prior: a poor guidance costs
-    effective draws. Parts that state their price have a method ``num_score_evaluations(d)``.
+    effective draws. Parts that state their price have a method ``num_score_evaluations(d)``, and
+    those that follow the weight's gradient an attribute ``needs_gradient = True``.
     """
 
     def __call__(self, u: Array, view: View) -> Guided:

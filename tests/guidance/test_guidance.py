@@ -8,10 +8,12 @@ from scipy.stats import norm
 
 from scoreppl.guidance import (
     LAGS,
+    MPGD,
     FullCovariance,
     LimitState,
     LineSearch,
     Lookahead,
+    Minority,
     MomentMatched,
     RandomNumbers,
     Tweedie,
@@ -239,6 +241,8 @@ EVERY = {
     "random numbers": RandomNumbers(),
     "limit state": LimitState(lambda x: x[0] - 1.0),
     "moment matched": MomentMatched(lambda x: jnp.asarray(ROWS) @ x, jnp.asarray(SEEN), NOISE, 3),
+    "mpgd": MPGD(),
+    "minority": Minority(num_draws=4, guidance=LineSearch()),
     "lookahead": Lookahead(jnp.zeros((4, 3)), jnp.zeros(4)),
 }
 

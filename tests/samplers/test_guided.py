@@ -9,7 +9,16 @@ import pytest
 
 from scoreppl import noise
 from scoreppl.analytic import GaussianMixture
-from scoreppl.guidance import LAGS, FullCovariance, Guided, LineSearch, RandomNumbers, Tweedie
+from scoreppl.guidance import (
+    LAGS,
+    MPGD,
+    FullCovariance,
+    Guided,
+    LineSearch,
+    Minority,
+    RandomNumbers,
+    Tweedie,
+)
 from scoreppl.samplers import guided
 from scoreppl.samplers.guided import Resampling, effective_sample_size, guide
 from scoreppl.samplers.reference import (
@@ -66,6 +75,8 @@ GUIDANCES = {
     "random numbers": RandomNumbers(16),
     "lags": LAGS(),
     "tweedie": Tweedie(0.5),
+    "mpgd": MPGD(0.5),
+    "minority": Minority(0.3, guidance=LineSearch()),
     "a wrong function": off_course,
 }
 
