@@ -8,10 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from numpyro.util import is_prng_key
 
 from scoreppl.guidance import FullCovariance, Guidance, LineSearch
+from scoreppl.guidance.differentiable import check_differentiable
 from scoreppl.ppl.blocks import (
     OrdinaryPrior,
     check_independent,
@@ -197,9 +199,31 @@ class GuidedDiffusion(ScoreKernel):
                 rng_key=key,
             )
 
+        self._check_gradient(rng_key, target, ordinary)
         self._sample_fn = self.sample
         # Jitted, so that it compiles once and not operation by operation.
         return jax.jit(chain if is_prng_key(rng_key) else jax.vmap(chain))(rng_key)
+
+    def _check_gradient(self, rng_key: Array, target: Target, ordinary: OrdinaryPrior) -> None:
+        """Refuse a guidance by the gradient of a weight that has none."""
+        key = rng_key if is_prng_key(rng_key) else rng_key[0]
+        key_latents, key_draws = jax.random.split(jax.random.fold_in(key, 3))
+        z = ordinary.draw(key_latents)
+        events = score_values(z, target)
+        flat, unravel = ravel_pytree(events)
+        guidance = self._build_guidance(flat.size)
+        # A run on another device traces what is known here.
+        if not getattr(guidance, "needs_gradient", False) or isinstance(key, Tracer):
+            return
+
+        @jax.jit
+        def points(key: Array) -> Array:
+            drawn = draw_prior(key, events, target, num_draws=16, num_steps=20)
+            return jax.vmap(lambda x: ravel_pytree(x)[0])(drawn)
+
+        check_differentiable(
+            guidance, lambda x: target.log_weight(z | unravel(x)), points(key_draws)
+        )
 
     def sample(self, state: GuidedState, model_args: tuple, model_kwargs: dict) -> GuidedState:
         """Give the next draw of each chain, making a new block where the last one is spent."""

@@ -72,7 +72,7 @@ SMOOTH = {
 def test_weights_without_gradient_are_refused_with_a_remedy(guidance, name):
     with pytest.raises(ValueError) as error:
         check_differentiable(guidance, ROUGH[name], POINTS)
-    words = ("Lookahead", "RandomNumbers", "LimitState", "sp.AnnealedScoreMCMC", "sp.ScoreSMC")
+    words = ("Lookahead", "RandomNumbers", "LimitState", "Unguided")
     for word in (f"`guidance={type(guidance).__name__}`", *words):
         assert word in str(error.value)
 

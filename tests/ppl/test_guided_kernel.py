@@ -221,3 +221,14 @@ def test_models_without_score_sites_starts_and_gibbs_are_refused():
         mcmc.run(jax.random.key(0), Y, init_params={"s": jnp.zeros(())})
     with pytest.raises(ValueError, match="does not implement `refresh`"):
         Gibbs([(sp.GuidedDiffusion(model), ["x"]), (NUTS(model), None)])
+
+
+def test_a_weight_without_gradient_needs_another_guidance():
+    def model():
+        x = numpyro.sample("x", sp.ScorePrior(PRIOR))
+        numpyro.factor("inside", jnp.where(x[0] > 0.5, 0.0, -jnp.inf))
+
+    with pytest.raises(ValueError, match="FullCovariance.*RandomNumbers.*LimitState.*Unguided"):
+        MCMC(
+            sp.GuidedDiffusion(model, num_steps=8), num_warmup=1, num_samples=1, progress_bar=False
+        ).run(jax.random.key(0))
