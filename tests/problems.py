@@ -125,6 +125,11 @@ def observed(name: str) -> Observed:
     return Observed(rows, rows @ (0.6 * means[0] + 0.4 * means[2]))
 
 
+def log_weights(name: str, x: np.ndarray) -> np.ndarray:
+    """Log weights (n,) of events (n, d) under the problem called `name`, by numpy."""
+    return _log_weight(name, observed(name), np, x)
+
+
 def _log_weight(name: str, seen: Observed, numpy: ModuleType, x: Any) -> Any:
     """Log weight of events (..., d), by numpy or by jax.numpy; it is 0 for a perfect fit."""
     predicted = x @ numpy.asarray(seen.rows).T

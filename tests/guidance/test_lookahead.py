@@ -83,7 +83,8 @@ def test_draws_as_they_come_have_nearly_the_tilted_law(seed):
     assert mode_distance(plain) < 0.09
     assert mode_distance(unguided) > 0.3
     mean = np.asarray(found.position["x"]).mean(0)
-    np.testing.assert_allclose(mean, exact()[2], atol=0.12)
+    # The same share of the 2.1 between the two largest modes; unguided the first is off by 1.1.
+    np.testing.assert_allclose(mean, exact()[2], atol=0.19)
 
 
 @pytest.mark.parametrize("generator", [few_steps, another_generator])
