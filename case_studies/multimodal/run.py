@@ -42,12 +42,9 @@ class Judged:
         self.distance = 0.5 * np.abs(self.masses - truth).sum()
         self.r_hat = self.errors = np.nan
         if found.modes.shape[1] > 1:
-            spreads = [
-                float(az.rhat(np.float64(v)))
-                for v in (*np.moveaxis(found.values, -1, 0), *np.moveaxis(indicators, -1, 0))
-                if np.ptp(v) > 0
-            ]
-            self.r_hat = max(spreads)
+            self.r_hat = max(
+                float(az.rhat(np.float64(v))) for v in np.moveaxis(found.values, -1, 0)
+            )
             ess = np.array([float(az.ess(v)) for v in np.moveaxis(indicators, -1, 0)])
             errors = np.sqrt(truth * (1 - truth) / ess)
             self.errors = np.max(np.abs(self.masses - truth) / errors)
@@ -87,10 +84,10 @@ def compare(posterior: Posterior, key: jax.Array) -> list[str]:
     found = run_diffusion_mh(posterior, keys[1], NUM_WARMUP, NUM_SAMPLES, trained)
     add(row(posterior, "`DiffusionMH`", found))
     budget = found.evaluations
-    pilot = run_nuts(posterior, keys[2], NUM_WARMUP, 200)
-    per_draw = pilot.evaluations / (4 * (NUM_WARMUP + 200))
-    draws = int(budget / per_draw / 4) - NUM_WARMUP
-    add(row(posterior, "NUTS", run_nuts(posterior, keys[3], NUM_WARMUP, max(draws, 200))))
+    # How long a tree is varies, so the draws are scaled once more.
+    pilot = run_nuts(posterior, keys[2], NUM_WARMUP, NUM_SAMPLES)
+    draws = int(NUM_SAMPLES * budget / pilot.evaluations)
+    add(row(posterior, "NUTS", run_nuts(posterior, keys[3], NUM_WARMUP, draws)))
     pilot = run_smc(posterior, keys[4], 200)
     particles = int(200 * budget / pilot.evaluations)
     add(row(posterior, "tempered SMC", run_smc(posterior, keys[4], particles)))

@@ -236,10 +236,9 @@ class GuidedDiffusion(ScoreKernel):
     def _refill(self, chain: GuidedState, target: Target, ordinary: OrdinaryPrior) -> GuidedState:
         fitted = chain.latent_proposal
         if fitted.mean.size:
-            values = jax.vmap(lambda z: _ordinary_vector(z, target))(chain.block_z)
-            again = proposal.fit(fitted, values, chain.block_log_weight)
             # The last block of the warm-up still counts; what comes after it does not.
             may_fit = chain.i <= chain.num_warmup
+            again = self._fit_latents(chain, target)
             fitted = jax.tree.map(lambda new, old: jnp.where(may_fit, new, old), again, fitted)
 
         def latents(key: Array) -> tuple[Values, Array]:
@@ -273,6 +272,17 @@ class GuidedDiffusion(ScoreKernel):
                 self._num_steps * (cost(size) if cost is not None else 1)
             ),
         )
+
+    def _fit_latents(self, chain: GuidedState, target: Target) -> LatentProposal:
+        """Fit the latents' proposal to the last block, each path with latents that suit it."""
+        # Keys of its own: the numbers 0 to 3 folded into the chain's are taken.
+        key = jax.random.fold_in(jax.random.fold_in(chain.rng_key, 4), chain.i)
+        keys = jax.random.split(key, self._block_size)
+        settled = jax.vmap(lambda key, z: proposal.settle(key, z, target))(keys, chain.block_z)
+        weigh = jax.vmap(target.log_weight)
+        log_weight = chain.block_log_weight + weigh(settled) - weigh(chain.block_z)
+        values = jax.vmap(lambda z: _ordinary_vector(z, target))(settled)
+        return proposal.fit(chain.latent_proposal, values, log_weight)
 
     def _take(self, chain: GuidedState) -> GuidedState:
         proposed = jax.tree.map(lambda v: v[chain.index], chain.block_z)

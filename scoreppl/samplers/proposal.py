@@ -5,13 +5,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from scoreppl.samplers.guided import effective_sample_size
+from scoreppl.target import Position, Target
 
 # The prior keeps this share, so that no weight exceeds five times what it was under the prior.
 _PRIOR_SHARE = 0.2
 # A normal law narrower than the target has unbounded weights in effect: it is widened.
 _WIDENING = 1.5
+_NUM_SETTLING_STEPS = 60
 _EXPONENTS = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 
 
@@ -64,6 +67,35 @@ def fit(proposal: LatentProposal, values: Array, log_weight: Array) -> LatentPro
     is_fit = jnp.any(enough) & jnp.all(jnp.isfinite(root))
     fitted = LatentProposal(mean, root, jnp.asarray(1.0 - _PRIOR_SHARE))
     return jax.tree.map(lambda new, old: jnp.where(is_fit, new, old), fitted, proposal)
+
+
+def settle(key: Array, position: Position, target: Target) -> Position:
+    """Move the ordinary latents alone, given the events, towards where the weight wants them.
+
+    Random-walk Metropolis steps of lengths drawn between 0.01 and 10: a path whose latents came
+    from the prior then tells the fit what would have suited it, which its weight, too small to
+    count, does not. Nothing is asked of the weight but its value.
+    """
+    events = {name: position[name] for name in target.score_models}
+    start, unravel = ravel_pytree({n: v for n, v in position.items() if n not in events})
+
+    def log_density(theta: Array) -> Array:
+        return target.log_weight(events | unravel(theta))
+
+    def step(state: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], None]:
+        theta, value = state
+        key_length, key_move, key_accept = jax.random.split(key, 3)
+        length = 10.0 ** jax.random.uniform(key_length, minval=-2.0, maxval=1.0)
+        moved = theta + length * jax.random.normal(key_move, theta.shape, theta.dtype)
+        there = log_density(moved)
+        better = jnp.log(jax.random.uniform(key_accept)) < there - value
+        # From a value that is not a number anything is better that is one.
+        better |= ~jnp.isfinite(value) & jnp.isfinite(there)
+        return (jnp.where(better, moved, theta), jnp.where(better, there, value)), None
+
+    keys = jax.random.split(key, _NUM_SETTLING_STEPS)
+    (theta, _), _ = jax.lax.scan(step, (start, log_density(start)), keys)
+    return position | unravel(theta)
 
 
 def draw(key: Array, proposal: LatentProposal, from_prior: Array) -> Array:
