@@ -9,6 +9,7 @@ from scoreppl.guidance.lags import LAGS
 from scoreppl.guidance.limit_state import LimitState
 from scoreppl.guidance.line_search import LineSearch
 from scoreppl.guidance.lookahead import Lookahead
+from scoreppl.guidance.low_rank import LowRank
 from scoreppl.guidance.minority import Minority, minority_log_weight
 from scoreppl.guidance.moment_matched import MomentMatched
 from scoreppl.guidance.mpgd import MPGD
@@ -26,6 +27,7 @@ __all__ = [
     "LimitState",
     "LineSearch",
     "Lookahead",
+    "LowRank",
     "Minority",
     "MomentMatched",
     "RandomNumbers",

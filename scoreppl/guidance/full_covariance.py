@@ -10,7 +10,7 @@ from scoreppl.guidance.covariance import denoised_and_covariance, positive_part
 from scoreppl.guidance.view import Guided, View
 
 # Shares of a Newton step that are tried; the first is to stay.
-_LENGTHS = (0.0, 1.0, 0.5, 0.2, 0.05)
+STEP_LENGTHS = (0.0, 1.0, 0.5, 0.2, 0.05)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class FullCovariance:
             bend = curvature(x)
             pulled = jax.grad(view.log_weight)(x) + bend @ (x - denoised)
             goal = jnp.linalg.solve(identity + bend @ covariance, pulled)
-            tried = v + jnp.asarray(_LENGTHS)[:, None] * (goal - v)
+            tried = v + jnp.asarray(STEP_LENGTHS)[:, None] * (goal - v)
             values = jax.vmap(value)(tried)
             # What is not a number is never better than to stay.
             best = jnp.argmax(jnp.where(jnp.isfinite(values), values, -jnp.inf))

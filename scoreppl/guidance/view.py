@@ -47,6 +47,9 @@ class Guided(NamedTuple):
         Covariance of x_0 given u under the prior and its estimate under the target, shape
         ``(d, d)`` and positive semi-definite; None for both where only the variance of the level
         is used.
+    narrowing
+        Columns N, shape ``(d, k)``: where the level's variance is used, the target's covariance
+        of x_0 given u is taken as that variance less N N^T; None for no difference.
     """
 
     denoised: Array
@@ -54,6 +57,7 @@ class Guided(NamedTuple):
     log_twist: Array
     covariance: Array | None = None
     guided_covariance: Array | None = None
+    narrowing: Array | None = None
 
 
 class Guidance(Protocol):

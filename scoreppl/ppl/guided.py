@@ -114,6 +114,9 @@ class GuidedDiffusion(ScoreKernel):
         target. None: the paths as they come, a heuristic unless weighted by ``log_weight``.
     num_pilots
         Draws of the prior, by 100 evaluations each, that the reference is fitted on.
+    pilot_rank
+        Directions of the denoiser's error whose covariance the reference keeps at each level, for
+        guidances that use the level's variance; 0: one variance a site.
     block_size
         Paths made at a time in each chain, so that the network sees batches; also the number of
         draws that each fit of the latents' proposal sees.
@@ -136,6 +139,7 @@ class GuidedDiffusion(ScoreKernel):
         num_steps: int = 50,
         accept: str | None = "independence",
         num_pilots: int = 256,
+        pilot_rank: int = 0,
         block_size: int = 64,
     ) -> None:
         super().__init__(model)
@@ -153,7 +157,12 @@ class GuidedDiffusion(ScoreKernel):
         self._guidance = guidance
         self._num_steps = num_steps
         self._accept = accept
+        if not 0 <= pilot_rank < num_pilots:
+            raise ValueError(
+                f"`pilot_rank={pilot_rank}` must be at least 0 and below `num_pilots={num_pilots}`."
+            )
         self._num_pilots = num_pilots
+        self._pilot_rank = pilot_rank
         self._block_size = block_size
 
     def init(
@@ -178,7 +187,7 @@ class GuidedDiffusion(ScoreKernel):
                 key_pilots, z, target, num_draws=self._num_pilots, num_steps=_NUM_PILOT_STEPS
             )
             ladder = fit_ladder(pilots, target, self._num_steps)
-            reference = measure_reference(key_noise, pilots, target, ladder)
+            reference = measure_reference(key_noise, pilots, target, ladder, rank=self._pilot_rank)
             block = (self._block_size,)
             never = jnp.full((), -jnp.inf)
             return GuidedState(

@@ -21,8 +21,12 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logsumexp
 
 from scoreppl.guidance import Guidance, Guided, View
+from scoreppl.samplers.low_rank import step_roots
 from scoreppl.samplers.reference import Reference, cholesky_root, score_values
 from scoreppl.target import Position, Target
+
+# A proposal narrower than this share of the reference's variance would have unbounded weights.
+_LEAST_SHARE = 0.02
 
 
 class Particles(NamedTuple):
@@ -117,12 +121,12 @@ def guide(
     def advance(
         key: Array, u: Array, ordinary: Position, guided: Guided, inputs: tuple
     ) -> tuple[Array, Array]:
-        log_snr, next_log_snr, variance = inputs
+        log_snr, next_log_snr, variance, factor = inputs
         view = look(log_snr, variance, ordinary)
         there = look(next_log_snr, variance, ordinary).scale
         there = jnp.where(jnp.isinf(next_log_snr), 0.0, there)
         ratio = (there / view.scale) ** 2
-        return _step(key, u, ratio, there, variance, guided)
+        return _step(key, u, ratio, there, variance, guided, factor)
 
     def number(key: Array) -> Array:
         return jax.random.normal(key, flat.shape, flat.dtype)
@@ -132,7 +136,7 @@ def guide(
 
     def level(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
         u, ordinary, log_weight, log_evidence, ancestor = carry
-        index, log_snr, next_log_snr, variance = inputs
+        index, log_snr, next_log_snr, variance, _ = inputs
         level_keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
         guided = jax.vmap(lambda u, z: guidance(u, look(log_snr, variance, z)))(u, ordinary)
         if resampling is not None:
@@ -159,8 +163,9 @@ def guide(
 
     following = jnp.concatenate([ladder[1:], jnp.full(1, jnp.inf)])
     start = (u, position, -log_proposal, jnp.zeros(()), jnp.arange(size))
+    levels = (jnp.arange(len(ladder)), ladder, following)
     (u, ordinary, log_weight, log_evidence, ancestor), _ = jax.lax.scan(
-        level, start, (jnp.arange(len(ladder)), ladder, following, reference.denoising_variance)
+        level, start, (*levels, reference.denoising_variance, reference.factor)
     )
     position = jax.vmap(lambda z, u: z | unravel(u))(ordinary, u)
     log_weight = log_weight + jax.vmap(target.log_weight)(position)
@@ -171,7 +176,13 @@ def guide(
 
 
 def _step(
-    key: Array, u: Array, ratio: Array, scale: Array, variance: Array, guided: Guided
+    key: Array,
+    u: Array,
+    ratio: Array,
+    scale: Array,
+    variance: Array,
+    guided: Guided,
+    factor: Array | None,
 ) -> tuple[Array, Array]:
     """Propose the next event; return it and the log ratio of reference and proposal."""
     gain = 1.0 - ratio
@@ -181,6 +192,8 @@ def _step(
     z = jax.random.normal(key, u.shape, u.dtype)
     if guided.covariance is None or guided.guided_covariance is None:
         spread = jnp.sqrt(floor + gain**2 * variance)
+        if factor is not None or guided.narrowing is not None:
+            return _low_rank_step(z, mean, shift, gain, spread, floor, factor, guided.narrowing)
         # Both have this variance: log N(z + shift / spread) - log N(z).
         return mean + shift + spread * z, -jnp.sum(shift / spread * (z + 0.5 * shift / spread))
     reference = cholesky_root(floor, gain, guided.covariance)
@@ -188,4 +201,25 @@ def _step(
     moved = shift + proposal @ z
     whitened = jax.scipy.linalg.solve_triangular(reference, moved, lower=True)
     log_volumes = jnp.sum(jnp.log(jnp.diagonal(proposal)) - jnp.log(jnp.diagonal(reference)))
+    return mean + moved, 0.5 * jnp.sum(z**2 - whitened**2) + log_volumes
+
+
+def _low_rank_step(
+    z: Array,
+    mean: Array,
+    shift: Array,
+    gain: Array,
+    spread: Array,
+    floor: Array,
+    factor: Array | None,
+    narrowing: Array | None,
+) -> tuple[Array, Array]:
+    added, removed = (
+        None if part is None else gain[:, None] * part for part in (factor, narrowing)
+    )
+    least = jnp.maximum(jnp.min(floor / spread**2), _LEAST_SHARE)
+    reference, proposal = step_roots(spread, added, removed, least)
+    moved = shift + proposal.apply(z)
+    whitened = reference.whiten(moved)
+    log_volumes = proposal.log_volume - reference.log_volume
     return mean + moved, 0.5 * jnp.sum(z**2 - whitened**2) + log_volumes

@@ -37,13 +37,18 @@ class Reference(NamedTuple):
     Attributes
     ----------
     denoising_variance
-        Mean squared error of the denoiser, shape ``(num_levels, d)``: one value a site.
+        Mean squared error of the denoiser, shape ``(num_levels, d)``: one value a site, less what
+        `factor` explains.
     data_scale
         Standard deviation of the prior's draws, root mean square over coordinates.
+    factor
+        Columns F of the errors' covariance F F^T beyond that, shape ``(num_levels, d, rank)``, or
+        None.
     """
 
     denoising_variance: Array
     data_scale: Array
+    factor: Array | None = None
 
 
 def angle_ladder(
@@ -91,7 +96,9 @@ def draw_prior(
     return jax.vmap(draw)(jax.random.split(key, num_draws))
 
 
-def measure_reference(key: Array, clean: Position, target: Target, ladder: Array) -> Reference:
+def measure_reference(
+    key: Array, clean: Position, target: Target, ladder: Array, *, rank: int = 0
+) -> Reference:
     """Measure the denoiser's error at each level on noised draws, one evaluation each a level.
 
     Parameters
@@ -104,26 +111,47 @@ def measure_reference(key: Array, clean: Position, target: Target, ladder: Array
         The target; its weight has no part in this.
     ladder
         Log-SNR of the levels, noisiest first.
+    rank
+        Directions in which the errors' covariance is kept, from principal components; fewer than
+        the pilot draws.
     """
     count = len(jax.tree.leaves(clean)[0])
 
-    def level(inputs: tuple[Array, Array]) -> Array:
+    def level(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         key, log_snr = inputs
         times = target.times(log_snr)
         scales = target.scales(times)
 
         def error(key: Array, clean: Position) -> Position:
             found = target.denoise(add_noise(key, clean, target, scales), times)
-            return {
-                name: jnp.full(clean[name].shape, jnp.mean((found[name] - clean[name]) ** 2))
-                for name in clean
-            }
+            return {name: found[name] - clean[name] for name in clean}
 
         errors = jax.vmap(error)(jax.random.split(key, count), clean)
-        return ravel_pytree(jax.tree.map(lambda v: jnp.mean(v, 0), errors))[0]
+        return _components(errors, rank)
 
-    variance = jax.lax.map(level, (jax.random.split(key, len(ladder)), ladder))
-    return Reference(variance, data_scale(clean))
+    variance, factor = jax.lax.map(level, (jax.random.split(key, len(ladder)), ladder))
+    return Reference(variance, data_scale(clean), factor if rank else None)
+
+
+def _components(errors: Position, rank: int) -> tuple[Array, Array]:
+    """Probabilistic principal components: what is left in each site, and columns of the rest."""
+    flat = jax.vmap(lambda v: ravel_pytree(v)[0])(errors)
+    unravel = ravel_pytree(jax.tree.map(lambda v: v[0], errors))[1]
+    whole = jnp.mean(flat**2, 0)
+
+    def by_site(variance: Array) -> Array:
+        means = jax.tree.map(lambda v: jnp.full(v.shape, jnp.mean(v)), unravel(variance))
+        return ravel_pytree(means)[0]
+
+    if rank == 0:
+        return by_site(whole), jnp.zeros((len(whole), 0))
+    _, values, rows = jnp.linalg.svd(flat / jnp.sqrt(len(flat)), full_matrices=False)
+    values, rows = values[:rank], rows[:rank]
+    # What is left lies in fewer directions than there are numbers, and is never nothing.
+    left = (whole - values**2 @ rows**2) * len(whole) / max(len(whole) - rank, 1)
+    variance = by_site(jnp.maximum(left, 1e-4 * whole))
+    excess = jnp.maximum(values**2 - rows**2 @ variance, 0.0)
+    return variance, rows.T * jnp.sqrt(excess)
 
 
 def fit_ladder(clean: Position, target: Target, num_levels: int) -> Array:

@@ -13,6 +13,7 @@ from scoreppl.guidance import (
     LimitState,
     LineSearch,
     Lookahead,
+    LowRank,
     Minority,
     MomentMatched,
     RandomNumbers,
@@ -79,6 +80,23 @@ def test_full_covariance_is_exact_for_normals():
     np.testing.assert_allclose(found.guided, mean, rtol=1e-8)
     np.testing.assert_allclose(found.guided_covariance, covariance, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(found.log_twist, log_twist, rtol=1e-8)
+
+
+def test_low_rank_is_the_full_covariance_seen_through_the_rows():
+    def bent(x):
+        """Depend on the two numbers ROWS x, concave and not as a square."""
+        seen = jnp.asarray(ROWS) @ x
+        return -jnp.logaddexp(0.0, -3.0 * seen[0]) - 0.25 * seen[1] ** 4
+
+    for log_weight in (quadratic, bent):
+        view = gaussian_view(log_weight)
+        full = FullCovariance()(jnp.asarray(U), view)
+        found = LowRank(ROWS)(jnp.asarray(U), view)
+        np.testing.assert_allclose(found.guided, full.guided, rtol=1e-8)
+        np.testing.assert_allclose(found.log_twist, full.log_twist, rtol=1e-8)
+        lost = np.asarray(full.covariance - full.guided_covariance)
+        np.testing.assert_allclose(found.narrowing @ found.narrowing.T, lost, atol=1e-8)
+        assert np.linalg.norm(lost) > 0.01
 
 
 def test_line_search_is_exact_for_one_observation_of_a_normal():
@@ -244,6 +262,7 @@ EVERY = {
     "mpgd": MPGD(),
     "minority": Minority(num_draws=4, guidance=LineSearch()),
     "lookahead": Lookahead(jnp.zeros((4, 3)), jnp.zeros(4)),
+    "low rank": LowRank(ROWS),
 }
 
 
@@ -278,6 +297,13 @@ def test_the_stated_cost_is_what_is_spent(name):
         (lambda: LAGS(c=float("nan")), "`c=nan`"),
         (lambda: LAGS(step=0.0), "`step=0.0`"),
         (lambda: FullCovariance(0), "`num_newton_steps=0`"),
+        (lambda: LowRank(np.ones(3)), "`rows` has shape (3,)"),
+        (lambda: LowRank(np.ones((3, 2))), "`rows` has shape (3, 2)"),
+        (lambda: LowRank(ROWS, 0), "`num_newton_steps=0`"),
+        (
+            lambda: LowRank(np.ones((1, 4)))(jnp.asarray(U), gaussian_view(quadratic)),
+            "`rows` has 4 columns",
+        ),
         (lambda: RandomNumbers(3), "`num_draws=3`"),
         (lambda: MomentMatched(lambda x: x, jnp.ones(3), 1.0, 0), "`num_iterations=0`"),
         (lambda: Lookahead(jnp.zeros(3), jnp.zeros(3)), "`draws` of shape (3,)"),

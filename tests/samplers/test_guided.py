@@ -15,17 +15,20 @@ from scoreppl.guidance import (
     FullCovariance,
     Guided,
     LineSearch,
+    LowRank,
     Minority,
     RandomNumbers,
     Tweedie,
 )
 from scoreppl.samplers import guided
 from scoreppl.samplers.guided import Resampling, effective_sample_size, guide
+from scoreppl.samplers.low_rank import LowRankRoot
 from scoreppl.samplers.reference import (
     Reference,
     angle_ladder,
     cholesky_root,
     fit_reference,
+    measure_reference,
 )
 from scoreppl.target import Target
 from tests import problems
@@ -77,6 +80,8 @@ GUIDANCES = {
     "tweedie": Tweedie(0.5),
     "mpgd": MPGD(0.5),
     "minority": Minority(0.3, guidance=LineSearch()),
+    "low rank": LowRank(((1.0, 0.0), (0.0, 1.0))),
+    "low rank, one number": LowRank(((1.0, 0.5),)),
     "a wrong function": off_course,
 }
 
@@ -158,15 +163,15 @@ def with_half_the_ratio(step):
 def with_the_narrow_reference(step):
     """The variance of DDPM, which leaves out that of x_0 given u."""
 
-    def mutant(key, u, ratio, scale, variance, found):
-        return step(key, u, ratio, scale, 0.3 * variance, found)
+    def mutant(key, u, ratio, scale, variance, found, factor):
+        return step(key, u, ratio, scale, 0.3 * variance, found, factor)
 
     return mutant
 
 
 def with_volumes_dropped(step):
-    def mutant(key, u, ratio, scale, variance, found):
-        moved, log_ratio = step(key, u, ratio, scale, variance, found)
+    def mutant(key, u, ratio, scale, variance, found, factor):
+        moved, log_ratio = step(key, u, ratio, scale, variance, found, factor)
         gain = 1.0 - ratio
         roots = [
             cholesky_root(scale**2 * gain, gain, matrix)
@@ -193,6 +198,15 @@ def test_mutants_are_biased(monkeypatch, mutate, name):
     jax.clear_caches()
     try:
         assert abs(evidence_z_score(GUIDANCES[name])) > 8.0
+    finally:
+        jax.clear_caches()
+
+
+def test_low_rank_volumes_dropped_are_seen(monkeypatch):
+    monkeypatch.setattr(LowRankRoot, "log_volume", jnp.zeros(()))
+    jax.clear_caches()
+    try:
+        assert abs(evidence_z_score(GUIDANCES["low rank"])) > 8.0
     finally:
         jax.clear_caches()
 
@@ -256,6 +270,37 @@ def test_the_reference_is_the_error_of_the_denoiser():
     np.testing.assert_allclose(fitted.denoising_variance, REFERENCE.denoising_variance, rtol=0.09)
     assert abs(float(fitted.data_scale) / SD - 1) < 0.06
     assert fitted.denoising_variance.shape == (len(LADDER), 2)
+
+
+def test_principal_components_of_the_errors_make_the_reference_exact():
+    """A normal prior that is wide in one direction: one variance a level is biased, rank 1 not."""
+    direction = np.array([0.6, -0.8, 0.0, 0.0])
+    covariance = 0.15**2 * np.eye(4) + np.outer(direction, direction)
+    prior = GaussianMixture(jnp.zeros((1, 4)), covariances=jnp.asarray(covariance)[None])
+    target = Target({"x": prior}, {"x": 0.0}, lambda z: -8.0 * jnp.sum((z["x"] - 0.2) ** 2))
+    spread = covariance + np.eye(4) / 16
+    exact = -0.5 * np.full(4, 0.2) @ np.linalg.solve(spread, np.full(4, 0.2))
+    exact -= 0.5 * np.linalg.slogdet(16 * spread)[1]
+    clean = {"x": prior.sample_exact(jax.random.key(9), (20_000,))}
+
+    @partial(jax.jit, static_argnames="rank")
+    def log_evidence(key, rank):
+        key_fit, key_run = jax.random.split(key)
+        reference = measure_reference(key_fit, clean, target, LADDER, rank=rank)
+        found = guide(
+            jax.random.split(key_run, SIZE), {"x": jnp.zeros((SIZE, 4))}, jnp.zeros(SIZE),
+            target, LADDER, reference, LineSearch(),
+        )  # fmt: skip
+        return found.log_evidence
+
+    def errors(rank):
+        keys = jax.random.split(jax.random.key(0), 10)
+        return np.exp([float(log_evidence(key, rank)) - exact for key in keys]) - 1
+
+    z_scores = [e.mean() / (e.std(ddof=1) / np.sqrt(10)) for e in map(errors, (1, 0))]
+    # Student's t with 9 degrees of freedom passes 5.0 with probability 7e-4.
+    assert abs(z_scores[0]) < 5.0
+    assert abs(z_scores[1]) > 8.0
 
 
 def test_weights_that_are_not_numbers_count_as_none():
