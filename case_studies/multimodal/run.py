@@ -26,7 +26,7 @@ from case_studies.multimodal.methods import (
 )
 from case_studies.multimodal.model import POSTERIORS, Posterior
 
-NUM_WARMUP, NUM_SAMPLES, POOL_CHAINS = 500, 2_000, 48
+NUM_WARMUP, NUM_SAMPLES, POOL_CHAINS = 500, 2_500, 48
 HEAD = (
     "| posterior | sampler | evaluations | seconds | R-hat | masses of the modes | "
     "distance of masses | in Monte Carlo errors |\n|---|---|---|---|---|---|---|---|"
