@@ -93,6 +93,7 @@ def test_a_dropped_jacobian_is_seen(monkeypatch, name):
         jax.clear_caches()
 
 
+@pytest.mark.slow
 def test_a_value_outside_the_support_is_never_taken():
     """A sigmoid's inverse answers there, too, so the support itself is asked."""
     wide = sp.analytic.GaussianMixture(jnp.array([[0.5]]), scales=1.0)
@@ -303,6 +304,7 @@ def test_standardisation_that_does_not_fit_is_refused(standardise, message):
         sp.DiffusionMH(dense_model, {"x": OF_X}, standardise=standardise)
 
 
+@pytest.mark.slow
 def test_standardised_networks_propose_in_the_models_units():
     network = sp.analytic.GaussianMixture(jnp.zeros((1, 2)), scales=1.1)
     location, scale = np.array([300.0, -2.0]), np.array([20.0, 0.05])

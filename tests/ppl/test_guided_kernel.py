@@ -63,13 +63,15 @@ def test_a_wrong_guidance_costs_acceptance_alone():
     assert np.max(z_scores(run(None, guidance=off_course).get_samples())) > 6.0
 
 
-@pytest.mark.parametrize("accept", ["independence", pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("accept", ["independence", None])
 def test_the_evidence_counts_every_path(accept):
     found = sp.estimators.log_evidence(run(accept).get_extra_fields()["log_weight"])
     assert abs(found.log_evidence - truth()[0]) < 4 * found.standard_error + 0.01
     assert found.standard_error < 0.05 and found.ess > 0.3 * 3_000 and found.pareto_k < 0.7
 
 
+@pytest.mark.slow
 def test_warm_up_fits_the_latents_proposal():
     state = run().last_state
     np.testing.assert_allclose(state.latent_proposal.share, 0.8)

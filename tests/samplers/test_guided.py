@@ -115,13 +115,24 @@ def evidence_z_score(guidance, resampling=None, seeds=10):
     return (ratios.mean() - 1) / (ratios.std(ddof=1) / np.sqrt(seeds))
 
 
-@pytest.mark.parametrize("name", GUIDANCES)
+QUICK = ("line search", "full covariance", "low rank", "a wrong function")
+
+
+def each_guidance():
+    marks = {name: [] if name in QUICK else [pytest.mark.slow] for name in GUIDANCES}
+    return [pytest.param(name, marks=marks[name]) for name in GUIDANCES]
+
+
+@pytest.mark.parametrize("name", each_guidance())
 def test_the_evidence_is_unbiased_at_six_steps_for_any_guidance(name):
     # Student's t with 9 degrees of freedom passes 5.0 with probability 7e-4.
     assert abs(evidence_z_score(GUIDANCES[name])) < 5.0
 
 
-@pytest.mark.parametrize("name", ["line search", "full covariance", "a wrong function"])
+@pytest.mark.parametrize(
+    "name",
+    ["line search", *(pytest.param(n, marks=pytest.mark.slow) for n in QUICK[1:])],
+)
 def test_the_evidence_is_unbiased_with_resampling(name):
     resampling = Resampling(threshold=0.95, first_log_snr=-20.0)
     assert abs(evidence_z_score(GUIDANCES[name], resampling)) < 5.0
@@ -187,8 +198,8 @@ def with_volumes_dropped(step):
     "mutate, name",
     [
         (without_ratio, "line search"),
-        (without_ratio, "full covariance"),
-        (with_half_the_ratio, "line search"),
+        pytest.param(without_ratio, "full covariance", marks=pytest.mark.slow),
+        pytest.param(with_half_the_ratio, "line search", marks=pytest.mark.slow),
         (with_the_narrow_reference, "line search"),
         (with_volumes_dropped, "full covariance"),
     ],
