@@ -232,7 +232,6 @@ def test_low_rank_volumes_dropped_are_seen(monkeypatch):
         ("lg2", FullCovariance(), 16),
         ("lg8", LineSearch(), 58),
         ("lg8", FullCovariance(), 24),
-        ("pois8", LineSearch(), 58),
         ("pois8", FullCovariance(), 16),
     ],
 )

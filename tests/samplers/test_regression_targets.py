@@ -103,7 +103,7 @@ def check(
     [
         # Aimed at were 0.040 for the modes of the first, which have 0.038 over 200 runs, too near
         # to be asserted, and 0.08 for the spread of the second, which has 0.06 to 0.14.
-        ("lg8", LineSearch(), angle_ladder(25, -7.0), 48, (0.12, 0.09, 0.046, 0.17)),
+        ("lg8", LineSearch(), angle_ladder(25, first_log_snr=-7.0), 48, (0.12, 0.09, 0.046, 0.17)),
         ("pois8", LineSearch(), angle_ladder(58), 48, (0.07, np.inf, 0.035, 0.22)),
         ("lg8", LineSearch(), angle_ladder(58), 16, (0.06, 0.07, 0.035, 0.15)),
         ("lg8", FullCovariance(), angle_ladder(16), 32, (0.05, 0.06, 0.030, 0.15)),
