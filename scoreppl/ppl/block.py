@@ -3,15 +3,14 @@
 # NumPyro's handlers are loosely typed, hence
 # pyright: reportArgumentType=false, reportOptionalCall=false
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions.transforms import biject_to
-from numpyro.handlers import seed, substitute
-from numpyro.infer.util import log_density
+from numpyro.handlers import seed, substitute, trace
 
 from scoreppl.ppl.potential import Model, Values
 from scoreppl.score import ScoreModel
@@ -71,7 +70,13 @@ class Block(NamedTuple):
         return {block_name(names): model for names, model in self.networks.items()}
 
     def evaluate(
-        self, model: Model, args: tuple, kwargs: dict, z: Values, events: Values | None = None
+        self,
+        model: Model,
+        args: tuple,
+        kwargs: dict,
+        log_weight: Callable[[Values], Array],
+        z: Values,
+        events: Values | None = None,
     ) -> Evaluated:
         """Run the model, with the block at other events if some are given.
 
@@ -79,6 +84,9 @@ class Block(NamedTuple):
         ----------
         model, args, kwargs
             The model and its arguments.
+        log_weight
+            Its log density in unconstrained values, that of NumPyro's kernels: under a mask or a
+            scale the Jacobians are masked and scaled with the site.
         z
             Unconstrained values of all latents.
         events
@@ -96,20 +104,20 @@ class Block(NamedTuple):
             return biject_to(site["fn"].support)(given.get(name, z[name]))
 
         prepared = substitute(seed(model, jax.random.key(0)), substitute_fn=value_of)
-        total, sites = log_density(prepared, args, kwargs, {})
+        sites = trace(prepared).get_trace(*args, **kwargs)
         new_z, coordinates = dict(z), {}
-        for name in z:
+        volume, is_inside = jnp.zeros(()), jnp.ones((), bool)
+        for name in self.sites:
             support, value = sites[name]["fn"].support, sites[name]["value"]
             transform = biject_to(support)
             if name in given:
                 new_z[name] = transform.inv(value) if is_constrained else given[name]
-            if name in self.sites and is_constrained:
+            coordinates[name] = value if is_constrained else new_z[name]
+            if is_constrained:
                 # A transform's inverse may answer outside the support, too.
-                total = jnp.where(jnp.all(support(value)), total, -jnp.inf)
-                coordinates[name] = value
-            else:
-                total += jnp.sum(transform.log_abs_det_jacobian(new_z[name], value))
-                coordinates[name] = new_z[name]
+                is_inside &= jnp.all(support(value))
+                volume += jnp.sum(transform.log_abs_det_jacobian(new_z[name], value))
+        total = jnp.where(is_inside, log_weight(new_z) - volume, -jnp.inf)
         return Evaluated(total, new_z, self._join(coordinates))
 
     def _join(self, values: Values) -> Values:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from numpyro.handlers import seed
 from numpyro.infer import HMC, NUTS
@@ -19,7 +21,8 @@ from numpyro.util import is_prng_key
 from scoreppl.ppl.block import Block, Names
 from scoreppl.ppl.contract import ScoreKernel
 from scoreppl.ppl.network_moves import NetworkMoves, check_networks, check_standardise
-from scoreppl.ppl.potential import Model, Values, score_sites, weight_of_model
+from scoreppl.ppl.one_law import check_one_law
+from scoreppl.ppl.potential import Model, Values, log_weight, score_sites, weight_of_model
 from scoreppl.samplers.level_choice import (
     LevelGains,
     add_gain,
@@ -147,13 +150,13 @@ class DiffusionMH(ScoreKernel):
         super().__init__(model)
         counts = {"num_levels": (num_levels, 2), "num_proposals": (num_proposals, 1)}
         for name, (count, least) in (counts | {"num_pilots": (num_pilots, 2)}).items():
-            if count < least:
-                raise ValueError(f"`{name}={count}` must be at least {least}.")
+            if not isinstance(count, int | np.integer) or count < least:
+                raise ValueError(f"`{name}={count!r}` must be an integer of at least {least}.")
         for name, value, known in (
             ("coordinates", coordinates, _COORDINATES),
             ("covariance", covariance, _COVARIANCES),
         ):
-            if value not in known:
+            if not isinstance(value, str | None) or value not in known:
                 choices = ", ".join(map(repr, known))
                 raise ValueError(f"`{name}={value!r}` is not known; use one of {choices}.")
         networks = check_networks(networks)
@@ -209,8 +212,10 @@ class DiffusionMH(ScoreKernel):
                 f"Nothing moves the latent(s) {sorted(has_no_mover)}: use `local='nuts'`, or give "
                 "them a kernel of their own in numpyro.infer.Gibbs."
             )
+        check_one_law(self._model, model_args, model_kwargs)
         moves = self._moves(model_args, model_kwargs)
-        moves.check(jax.tree.map(lambda v: v if one else v[0], start.initial))
+        initial = jax.tree.map(lambda v: jnp.asarray(v, float), start.initial)
+        moves.check(jax.tree.map(lambda v: v if one else v[0], initial))
 
         def chain(key: Array, z: Values) -> DiffusionMHState:
             key_pilots, key_local, key = jax.random.split(key, 3)
@@ -242,7 +247,14 @@ class DiffusionMH(ScoreKernel):
 
         self._sample_fn = self.sample
         # Jitted, so that it compiles once and not operation by operation.
-        return jax.jit(chain if one else jax.vmap(chain))(key_chain, start.initial)
+        state = jax.jit(chain if one else jax.vmap(chain))(key_chain, initial)
+        fitted = (state.ladder, state.reference.denoising_variance)
+        if not isinstance(state.i, Tracer) and not all(jnp.all(jnp.isfinite(v)) for v in fitted):
+            raise ValueError(
+                "The networks' own draws, or their denoiser on them, are not finite numbers, so "
+                "nothing can be proposed. Look at network.sample(key, (10,))."
+            )
+        return state
 
     def sample(
         self, state: DiffusionMHState, model_args: tuple, model_kwargs: dict
@@ -273,8 +285,9 @@ class DiffusionMH(ScoreKernel):
         )
 
     def _moves(self, args: tuple, kwargs: dict) -> NetworkMoves:
+        weight = log_weight(self._model, *args, **kwargs)
         return NetworkMoves(
-            self._model, args, kwargs, self._block, self._covariance, self._num_proposals
+            self._model, args, kwargs, weight, self._block, self._covariance, self._num_proposals
         )
 
     def _network_step(self, state: DiffusionMHState, moves: NetworkMoves) -> DiffusionMHState:

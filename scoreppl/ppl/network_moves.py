@@ -1,6 +1,6 @@
 """Network moves on the unconstrained latents of a NumPyro model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from scoreppl.ppl.block import Block, Names, block_name
+from scoreppl.ppl.block import Block, Evaluated, Names, block_name
 from scoreppl.ppl.potential import Model, Values
 from scoreppl.samplers.path_moves import path_move
 from scoreppl.samplers.reference import (
@@ -50,6 +50,7 @@ class NetworkMoves(NamedTuple):
     model: Model
     args: tuple
     kwargs: dict
+    log_weight: Callable[[Values], Array]
     block: Block
     covariance: str | None
     num_proposals: int
@@ -61,6 +62,10 @@ class NetworkMoves(NamedTuple):
         floors = {name: jnp.asarray(model.min_time) for name, model in models.items()}
         return Target(models, floors, lambda events: jnp.zeros(()))
 
+    def evaluate(self, z: Values, events: Values | None = None) -> Evaluated:
+        """Run the model, with the block at other events if some are given."""
+        return self.block.evaluate(self.model, self.args, self.kwargs, self.log_weight, z, events)
+
     def check(self, z: Values) -> None:
         """Refuse networks that do not fit the model's latents, given one start."""
         for site in self.block.sites:
@@ -69,9 +74,7 @@ class NetworkMoves(NamedTuple):
                     f"`networks` names '{site}', which is not a latent site of the model (here); "
                     f"those are {list(z)}."
                 )
-        events = jax.eval_shape(
-            lambda z: self.block.evaluate(self.model, self.args, self.kwargs, z), z
-        ).block
+        events = jax.eval_shape(lambda z: self.evaluate(z), z).block
         for names, network in self.block.networks.items():
             expected, found = tuple(network.event_shape), events[block_name(names)].shape
             is_one = isinstance(names, str)
@@ -86,9 +89,7 @@ class NetworkMoves(NamedTuple):
 
     def _check_shape(self, site: str, z: Values) -> None:
         single = self.block._replace(networks={site: None}, standardise={})
-        values = jax.eval_shape(
-            lambda z: single.evaluate(self.model, self.args, self.kwargs, z), z
-        ).block
+        values = jax.eval_shape(lambda z: self._replace(block=single).evaluate(z), z).block
         if values[site].shape != jnp.shape(z[site]):
             raise ValueError(
                 f"Site '{site}' has constrained values of shape {values[site].shape} but "
@@ -102,7 +103,7 @@ class NetworkMoves(NamedTuple):
         """Return the ladder and the reverse kernels' variances, from draws of the networks."""
         key_draws, key_noise = jax.random.split(key)
         target = self.target
-        events = self.block.evaluate(self.model, self.args, self.kwargs, z).block
+        events = self.evaluate(z).block
         pilots = draw_prior(
             key_draws, events, target, num_draws=num_pilots, num_steps=_NUM_PILOT_STEPS
         )
@@ -111,7 +112,7 @@ class NetworkMoves(NamedTuple):
 
     def move(self, key: Array, z: Values, top: Array, ladder: Array, reference: Reference) -> Moved:
         """Make one move up to the level `top`, counted from the cleanest, and down again."""
-        here = self.block.evaluate(self.model, self.args, self.kwargs, z)
+        here = self.evaluate(z)
         x, unravel = ravel_pytree(here.block)
         is_full = self._is_full(x.size)
         scales, reverse = reverse_kernel(
@@ -120,12 +121,12 @@ class NetworkMoves(NamedTuple):
 
         def log_density(x: Array) -> Array:
             events = unravel(x)
-            return self.block.evaluate(self.model, self.args, self.kwargs, z, events).log_density
+            return self.evaluate(z, events).log_density
 
         _, info = path_move(
             key, x, here.log_density, log_density, top, scales, reverse, self.num_proposals
         )
-        there = self.block.evaluate(self.model, self.args, self.kwargs, z, unravel(info.proposal))
+        there = self.evaluate(z, unravel(info.proposal))
         half_way = log_density(0.5 * (x + info.proposal))
         distance = jnp.sum((info.proposal - x) ** 2)
         rate = info.acceptance_rate
@@ -153,6 +154,11 @@ def check_standardise(
     standardise: Mapping[Names, tuple] | None, networks: Mapping[Names, ScoreModel]
 ) -> dict[Names, tuple[Array, Array]]:
     """Return locations and scales as arrays, or say what is wrong with them."""
+    if standardise is not None and not isinstance(standardise, Mapping):
+        raise ValueError(
+            f"`standardise` of type {type(standardise).__name__} must be a dictionary with the "
+            "keys of `networks`."
+        )
     checked = {}
     for names, pair in (standardise or {}).items():
         if names not in networks:
@@ -167,10 +173,12 @@ def check_standardise(
             fits = fits == tuple(networks[names].event_shape)
         except (TypeError, ValueError):
             fits = False
-        if not fits or not bool(jnp.all(scale > 0) & jnp.all(jnp.isfinite(location))):
+        if not fits or not bool(
+            jnp.all(scale > 0) & jnp.all(jnp.isfinite(location) & jnp.isfinite(scale))
+        ):
             raise ValueError(
-                f"`standardise[{names!r}]` must be a pair of a finite location and a positive "
-                f"scale that fit events of shape {tuple(networks[names].event_shape)}."
+                f"`standardise[{names!r}]` must be a pair of a finite location and a finite "
+                f"positive scale that fit events of shape {tuple(networks[names].event_shape)}."
             )
         checked[names] = (location, scale)
     return checked
@@ -185,6 +193,12 @@ def check_networks(networks: Mapping[Names, ScoreModel]) -> dict[Names, ScoreMod
         )
     seen = set()
     for names, network in networks.items():
+        is_tuple = isinstance(names, tuple) and names and all(isinstance(n, str) for n in names)
+        if not isinstance(names, str) and not is_tuple:
+            raise ValueError(
+                f"`networks` has the key {names!r}; it must be the name of a site, or a tuple of "
+                "names."
+            )
         missing = [name for name in _PROTOCOL if not hasattr(network, name)]
         if missing:
             raise ValueError(

@@ -89,19 +89,21 @@ def path_move(
         The next event and what happened.
     """
     key_up, key_down, key_choose = jax.random.split(key, 3)
-    u, current = _climb(key_up, x, top, scales, reverse)
-    current = current + log_density_here
+    u, path = _climb(key_up, x, top, scales, reverse)
+    # An event without density is left for any that has one. A way up that the reverse kernels
+    # cannot come down, because the network gave no number there, has an infinite weight.
+    current = path + jnp.where(jnp.isnan(log_density_here), -jnp.inf, log_density_here)
+    current = jnp.where(path < jnp.inf, current, jnp.inf)
 
     def propose(key: Array) -> tuple[Array, Array]:
         end, log_weight = _descend(key, u, top, scales, reverse)
         return end, log_weight + log_density(end)
 
     ends, log_weights = jax.vmap(propose)(jax.random.split(key_down, num_proposals))
-    is_nan = jnp.any(jnp.isnan(log_weights)) | jnp.isnan(current)
-    # What is no number, or infinite, is never chosen; an event without density is left for any
-    # that has one.
+    is_nan = jnp.any(jnp.isnan(log_weights)) | jnp.isnan(path) | jnp.isnan(log_density_here)
+    # What is no number, or infinite, is never chosen.
     log_weights = jnp.where(log_weights < jnp.inf, log_weights, -jnp.inf)
-    chosen, rate = choose(key_choose, log_weights, jnp.where(jnp.isnan(current), -jnp.inf, current))
+    chosen, rate = choose(key_choose, log_weights, current)
     is_accepted = jax.random.uniform(jax.random.fold_in(key_choose, 1)) < rate
     proposal = ends[chosen]
     moved = jnp.where(is_accepted, proposal, x)

@@ -221,6 +221,8 @@ def test_plates_and_batches_of_events():
 BAD = {
     "networks": ({}, "must be a dictionary"),
     "a dictionary": ({"x": np.ones(3)}, "lacks noise"),
+    "a number": ({1: OF_X}, "has the key 1; it must be the name"),
+    "no site": ({(): OF_X}, "has the key \\(\\); it must be the name"),
     "unknown": ({"q": OF_X}, "names 'q', which is not a latent site"),
     "twice": ({"x": OF_X, ("x", "s"): OF_BOTH}, "names site 'x' twice"),
     "shape": ({"x": OF_BOTH}, "events of shape \\(2,\\), but the values have shape \\(1,\\)"),
@@ -245,9 +247,13 @@ def test_networks_that_do_not_fit_are_refused(name):
         ({"local": NUTS(two_modes.model)}, "another model"),
         ({"coordinates": "real"}, "`coordinates='real'` is not known"),
         ({"covariance": "diagonal"}, "`covariance='diagonal'` is not known"),
-        ({"num_levels": 1}, "`num_levels=1` must be at least 2"),
-        ({"num_proposals": 0}, "`num_proposals=0` must be at least 1"),
-        ({"num_pilots": 1}, "`num_pilots=1` must be at least 2"),
+        ({"num_levels": 1}, "`num_levels=1` must be an integer of at least 2"),
+        ({"num_levels": 2.5}, "`num_levels=2.5` must be an integer"),
+        ({"num_levels": "8"}, "`num_levels='8'` must be an integer"),
+        ({"num_proposals": 0}, "`num_proposals=0` must be an integer of at least 1"),
+        ({"num_pilots": 1}, "`num_pilots=1` must be an integer of at least 2"),
+        ({"coordinates": np.ones(2)}, "is not known; use one of 'constrained'"),
+        ({"standardise": [(0, 1)]}, "of type list must be a dictionary"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -294,6 +300,7 @@ def test_a_simplex_needs_unconstrained_coordinates():
     [
         ({"q": (0.0, 1.0)}, "has the key 'q'"),
         ({"x": (0.0, 0.0)}, "positive scale"),
+        ({"x": (0.0, np.inf)}, "finite positive scale"),
         ({"x": (np.nan, 1.0)}, "finite location"),
         ({"x": (np.zeros(3), 1.0)}, "fit events of shape"),
         ({"x": 2.0}, "must be a pair"),
@@ -325,3 +332,98 @@ def test_standardised_networks_propose_in_the_models_units():
         # Five standard errors in two means and two second moments: false-alarm rate 2e-6.
         for moment, exact, sd in ((values, 0.0, 1.0), (values**2, 1.0, np.sqrt(2.0))):
             assert abs(moment.mean() - exact) < 5 * sd / np.sqrt(float(az.ess(moment)))
+
+
+def test_masks_and_scales_mean_the_same_to_both_moves():
+    """NumPyro scales the Jacobian with the site; both moves must follow it."""
+
+    def model():
+        with numpyro.handlers.scale(scale=0.2):
+            numpyro.sample("x", dist.LogNormal(0.0, 0.3).expand([1]).to_event(1))
+
+    network = sp.analytic.GaussianMixture(jnp.array([[1.2]]), scales=0.9)
+    kernel = sp.DiffusionMH(model, {"x": network}, local=None, **QUICK)
+    mcmc = MCMC(
+        kernel, num_warmup=200, num_samples=3_000, num_chains=2,
+        chain_method="vectorized", progress_bar=False,
+    )  # fmt: skip
+    mcmc.run(jax.random.key(0))
+    log_x = np.log(np.asarray(mcmc.get_samples(group_by_chain=True)["x"], float))[..., 0]
+    # In log x the law is that of the site to the power 0.2, Jacobian included: N(0, 0.3^2 / 0.2).
+    error = 0.3 / np.sqrt(0.2) / np.sqrt(float(az.ess(log_x)))
+    assert abs(log_x.mean()) < 4.5 * error and error < 0.06
+
+
+def test_a_network_without_numbers_somewhere_keeps_the_law():
+    """It can neither come down from there nor leave from there."""
+
+    def denoise(params, x, t, condition):
+        gain = 0.4**2 / (0.4**2 + jnp.exp(-sp.noise.VPLinear().log_snr(t)))
+        alpha = sp.noise.VPLinear()(t)[0]
+        found = -1.0 + gain * (x / alpha + 1.0)
+        return jnp.where((x / alpha > 1.0) & (t < 0.05), jnp.nan, found)
+
+    network = sp.ScoreNetwork(
+        denoise, (), noise=sp.noise.VPLinear(), prediction="x0", event_shape=(1,)
+    )
+
+    def model():
+        numpyro.sample("x", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+
+    mcmc = MCMC(
+        sp.DiffusionMH(model, {"x": network}, **QUICK), num_warmup=300, num_samples=4_000,
+        num_chains=2, chain_method="vectorized", progress_bar=False,
+    )  # fmt: skip
+    mcmc.run(jax.random.key(0))
+    above = np.float64(np.asarray(mcmc.get_samples(group_by_chain=True)["x"])[..., 0] > 1.0)
+    share = 0.158655
+    error = np.sqrt(share * (1 - share) / float(az.ess(above)))
+    assert abs(above.mean() - share) < 4.5 * error and error < 0.02
+    assert 0 < np.mean(mcmc.get_extra_fields()["is_nan"]) < 1
+
+
+def test_a_network_without_any_numbers_is_refused():
+    network = sp.ScoreNetwork(
+        lambda params, x, t, condition: x * jnp.nan, (), noise=sp.noise.VPLinear(),
+        prediction="x0", event_shape=(1,),
+    )  # fmt: skip
+    refused(sp.DiffusionMH(dense_model, {"x": network}, **QUICK), "are not finite numbers", Y)
+
+
+def test_models_that_are_not_one_law_are_refused():
+    def own_key():
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+        numpyro.factor("noise", x[0] * jax.random.normal(numpyro.prng_key()))
+
+    def own_parameter():
+        a = numpyro.param("a", lambda key: jax.random.normal(key))
+        numpyro.sample("x", dist.Normal(a, 1.0).expand([1]).to_event(1))
+
+    for model in (own_key, own_parameter):
+        refused(sp.DiffusionMH(model, {"x": OF_X}, **QUICK), "draws random numbers of its own")
+
+
+def test_supports_across_gibbs_blocks_are_refused():
+    def model():
+        s = numpyro.sample("s", dist.HalfNormal(1.0))
+        numpyro.sample("x", dist.Uniform(s, s + 1.0).expand([1]).to_event(1))
+
+    for names, network in (
+        ("x", OF_X),
+        ("s", sp.analytic.GaussianMixture(jnp.ones(1), scales=1.0)),
+    ):
+        other = "s" if names == "x" else "x"
+        kernel = Gibbs(
+            [
+                (sp.DiffusionMH(model, {names: network}, local=None, **QUICK), [names]),
+                (NUTS(model), [other]),
+            ]
+        )
+        refused(kernel, "The support of site 'x' depends on a site of another block")
+
+
+def test_starts_may_be_given_as_integers():
+    kernel = sp.DiffusionMH(dense_model, {"x": OF_X}, **QUICK)
+    mcmc = MCMC(kernel, num_warmup=2, num_samples=2, progress_bar=False)
+    mcmc.run(jax.random.key(0), Y, init_params={"x": np.array([1])})
+    assert np.all(np.isfinite(mcmc.get_samples()["x"]))
