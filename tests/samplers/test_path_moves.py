@@ -279,14 +279,17 @@ def test_the_weights_of_both_directions_are_the_same_function():
     np.testing.assert_allclose(total, expected, rtol=1e-4, atol=1e-3)
 
 
-@jax.jit
 def from_the_origin(here, factor):
     """Move under the density of the law times a factor."""
+    # Outside of what is compiled: `setup` is kept for other tests, which must not get tracers.
     made = setup(2, False)
-    return path_move(
-        jax.random.key(0), jnp.zeros(2), here, lambda x: made.law.log_prob(x) + factor,
-        jnp.asarray(4), made.scales, made.reverse, 3,
+    move = jax.jit(
+        lambda here, factor: path_move(
+            jax.random.key(0), jnp.zeros(2), here, lambda x: made.law.log_prob(x) + factor,
+            jnp.asarray(4), made.scales, made.reverse, 3,
+        )
     )  # fmt: skip
+    return move(here, factor)
 
 
 @pytest.mark.parametrize("factor, is_nan", [(-np.inf, False), (np.nan, True), (np.inf, False)])
