@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from scoreppl.guidance.view import View
+from scoreppl.linear_algebra import eigh
 
 
 def denoised_and_covariance(u: Array, view: View) -> tuple[Array, Array]:
@@ -27,11 +28,11 @@ def denoised_and_symmetric(u: Array, view: View) -> tuple[Array, Array]:
 def positive_part(matrix: Array) -> Array:
     """Symmetrise, and set negative eigenvalues to zero; zero where it is not a number."""
     matrix = jnp.where(jnp.all(jnp.isfinite(matrix)), matrix, 0.0)
-    values, vectors = jnp.linalg.eigh(0.5 * (matrix + matrix.T))
+    values, vectors = eigh(0.5 * (matrix + matrix.T))
     return (vectors * jnp.maximum(values, 0.0)) @ vectors.T
 
 
 def square_root(covariance: Array) -> Array:
     """Return L with L L^T = covariance, also where it is singular."""
-    values, vectors = jnp.linalg.eigh(covariance)
+    values, vectors = eigh(covariance)
     return vectors * jnp.sqrt(jnp.maximum(values, 0.0))

@@ -8,6 +8,7 @@ from jax import Array
 
 from scoreppl.guidance.covariance import denoised_and_covariance, positive_part
 from scoreppl.guidance.view import Guided, View
+from scoreppl.linear_algebra import log_abs_det, solve
 
 # Shares of a Newton step that are tried; the first is to stay.
 STEP_LENGTHS = (0.0, 1.0, 0.5, 0.2, 0.05)
@@ -67,7 +68,7 @@ class FullCovariance:
             x = denoised + covariance @ v
             bend = curvature(x)
             pulled = jax.grad(view.log_weight)(x) + bend @ (x - denoised)
-            goal = jnp.linalg.solve(identity + bend @ covariance, pulled)
+            goal = solve(identity + bend @ covariance, pulled)
             tried = v + jnp.asarray(STEP_LENGTHS)[:, None] * (goal - v)
             values = jax.vmap(value)(tried)
             # What is not a number is never better than to stay.
@@ -76,8 +77,8 @@ class FullCovariance:
 
         v, _ = jax.lax.scan(newton, jnp.zeros_like(denoised), length=self.num_newton_steps)
         system = identity + curvature(denoised + covariance @ v) @ covariance
-        log_twist = value(v) - 0.5 * jnp.linalg.slogdet(system)[1]
-        narrowed = positive_part(jnp.linalg.solve(system.T, covariance))
+        log_twist = value(v) - 0.5 * log_abs_det(system)
+        narrowed = positive_part(solve(system.T, covariance))
         return Guided(denoised, denoised + covariance @ v, log_twist, covariance, narrowed)
 
     def num_score_evaluations(self, size: int) -> int:

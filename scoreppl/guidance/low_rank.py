@@ -10,6 +10,7 @@ from jax import Array
 from scoreppl.guidance.covariance import positive_part, square_root
 from scoreppl.guidance.full_covariance import STEP_LENGTHS
 from scoreppl.guidance.view import Guided, View
+from scoreppl.linear_algebra import cholesky, solve, solve_lower
 from scoreppl.noise.schedule import register_part
 
 
@@ -80,7 +81,7 @@ class LowRank:
             x = denoised + spread @ v
             bend = curvature(x)
             pulled = right_inverse.T @ gradient_of(x) + bend @ (inner @ v)
-            goal = jnp.linalg.solve(identity + bend @ inner, pulled)
+            goal = solve(identity + bend @ inner, pulled)
             tried = v + jnp.asarray(STEP_LENGTHS)[:, None] * (goal - v)
             values = jax.vmap(value)(tried)
             best = jnp.argmax(jnp.where(jnp.isfinite(values), values, -jnp.inf))
@@ -88,9 +89,9 @@ class LowRank:
 
         v, _ = jax.lax.scan(newton, jnp.zeros(len(rows), u.dtype), length=self.num_newton_steps)
         bend = square_root(curvature(denoised + spread @ v))
-        core = jnp.linalg.cholesky(identity + bend.T @ inner @ bend)
+        core = cholesky(identity + bend.T @ inner @ bend)
         log_twist = value(v) - jnp.sum(jnp.log(jnp.diagonal(core)))
-        narrowing = jax.scipy.linalg.solve_triangular(core, (spread @ bend).T, lower=True).T
+        narrowing = solve_lower(core, (spread @ bend).T).T
         narrowing = jnp.where(jnp.all(jnp.isfinite(narrowing)), narrowing, 0.0)
         return Guided(denoised, denoised + spread @ v, log_twist, narrowing=narrowing)
 

@@ -9,6 +9,7 @@ from jax import Array
 from jax.scipy.sparse.linalg import cg
 
 from scoreppl.guidance.view import Guided, View
+from scoreppl.linear_algebra import log_abs_det
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class MomentMatched:
         mean_system = jnp.eye(residual.size) + rows * view.denoising_variance @ rows.T / (
             self.noise_scale**2
         )
-        log_twist = -0.5 * (jnp.vdot(residual, v) + jnp.linalg.slogdet(mean_system)[1])
+        log_twist = -0.5 * (jnp.vdot(residual, v) + log_abs_det(mean_system))
         return Guided(denoised, denoised + spread(v), log_twist)
 
     def num_score_evaluations(self, size: int) -> int:

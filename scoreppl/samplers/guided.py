@@ -21,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logsumexp
 
 from scoreppl.guidance import Guidance, Guided, View
+from scoreppl.linear_algebra import solve_lower
 from scoreppl.samplers.low_rank import step_roots
 from scoreppl.samplers.reference import Reference, cholesky_root, score_values
 from scoreppl.target import Position, Target
@@ -199,7 +200,7 @@ def _step(
     reference = cholesky_root(floor, gain, guided.covariance)
     proposal = cholesky_root(floor, gain, guided.guided_covariance)
     moved = shift + proposal @ z
-    whitened = jax.scipy.linalg.solve_triangular(reference, moved, lower=True)
+    whitened = solve_lower(reference, moved)
     log_volumes = jnp.sum(jnp.log(jnp.diagonal(proposal)) - jnp.log(jnp.diagonal(reference)))
     return mean + moved, 0.5 * jnp.sum(z**2 - whitened**2) + log_volumes
 

@@ -9,9 +9,10 @@ so that drawing, whitening and the determinant cost d k for k directions, in any
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
+
+from scoreppl.linear_algebra import cholesky, eigh, orthonormal_basis, solve_lower
 
 
 class LowRankRoot(NamedTuple):
@@ -40,7 +41,7 @@ class LowRankRoot(NamedTuple):
         """Return the inverse of the root times `x`."""
         y = x / self.spread
         inside = self.basis.T @ y
-        solved = jax.scipy.linalg.solve_triangular(self.core, inside, lower=True)
+        solved = solve_lower(self.core, inside)
         return y + self.basis @ (solved - inside)
 
     @property
@@ -66,15 +67,15 @@ def step_roots(
         The proposal's variances are at least this share of the diagonal's.
     """
     parts = [part / spread[:, None] for part in (added, removed) if part is not None]
-    basis = jnp.linalg.qr(jnp.concatenate(parts, 1))[0]
+    basis = orthonormal_basis(jnp.concatenate(parts, 1))
     core = jnp.eye(basis.shape[1], dtype=spread.dtype)
     if added is not None:
         inside = basis.T @ parts[0]
         core = core + inside @ inside.T
-    reference = LowRankRoot(spread, basis, jnp.linalg.cholesky(core))
+    reference = LowRankRoot(spread, basis, cholesky(core))
     if removed is None:
         return reference, reference
     inside = basis.T @ parts[-1]
-    values, vectors = jnp.linalg.eigh(core - inside @ inside.T)
+    values, vectors = eigh(core - inside @ inside.T)
     kept = (vectors * jnp.maximum(values, least)) @ vectors.T
-    return reference, LowRankRoot(spread, basis, jnp.linalg.cholesky(kept))
+    return reference, LowRankRoot(spread, basis, cholesky(kept))

@@ -25,6 +25,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
+from scoreppl.linear_algebra import solve_lower
+
 # From an event at a level, counted from 1, to mean and root (standard deviations, or a Cholesky
 # factor) of the event one level below; below level 1 are the data.
 Reverse = Callable[[Array, Array], tuple[Array, Array]]
@@ -161,7 +163,7 @@ def _descend(
 def _whiten(difference: Array, root: Array) -> Array:
     if root.ndim == 1:
         return difference / root
-    return jax.scipy.linalg.solve_triangular(root, difference, lower=True)
+    return solve_lower(root, difference)
 
 
 def _log_normal(z: Array, root: Array) -> Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from scoreppl.linear_algebra import cholesky, solve_lower
 from scoreppl.samplers.guided import effective_sample_size
 from scoreppl.target import Position, Target
 
@@ -63,7 +64,7 @@ def fit(proposal: LatentProposal, values: Array, log_weight: Array) -> LatentPro
     mean = share @ values
     centred = (values - mean) * jnp.sqrt(share)[:, None]
     covariance = _WIDENING**2 * centred.T @ centred
-    root = jnp.linalg.cholesky(covariance + 1e-6 * (1.0 + jnp.trace(covariance)) * jnp.eye(size))
+    root = cholesky(covariance + 1e-6 * (1.0 + jnp.trace(covariance)) * jnp.eye(size))
     is_fit = jnp.any(enough) & jnp.all(jnp.isfinite(root))
     fitted = LatentProposal(mean, root, jnp.asarray(1.0 - _PRIOR_SHARE))
     return jax.tree.map(lambda new, old: jnp.where(is_fit, new, old), fitted, proposal)
@@ -110,7 +111,7 @@ def log_density(proposal: LatentProposal, value: Array, log_prior: Array) -> Arr
     """Log density of the mixture at a value, given the prior's there."""
     if value.size == 0:
         return log_prior
-    whitened = jax.scipy.linalg.solve_triangular(proposal.root, value - proposal.mean, lower=True)
+    whitened = solve_lower(proposal.root, value - proposal.mean)
     log_normal = -0.5 * jnp.sum(whitened**2 + jnp.log(2 * jnp.pi)) - jnp.sum(
         jnp.log(jnp.diagonal(proposal.root))
     )

@@ -23,6 +23,7 @@ from jax.flatten_util import ravel_pytree
 
 from scoreppl.guidance import View
 from scoreppl.guidance.covariance import denoised_and_symmetric
+from scoreppl.linear_algebra import cholesky
 from scoreppl.samplers.inner import map_sites
 from scoreppl.samplers.renoising import add_noise
 from scoreppl.target import Position, Target
@@ -254,4 +255,4 @@ def transition(
 def cholesky_root(floor: Array, gain: Array, covariance: Array) -> Array:
     """Cholesky factor of diag(floor) + K covariance K, with rounding's share on the diagonal."""
     full = jnp.diag(floor) + gain[:, None] * covariance * gain
-    return jnp.linalg.cholesky(full + 1e-6 * jnp.mean(jnp.diagonal(full)) * jnp.eye(len(floor)))
+    return cholesky(full + 1e-6 * jnp.mean(jnp.diagonal(full)) * jnp.eye(len(floor)))
