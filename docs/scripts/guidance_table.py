@@ -17,8 +17,9 @@ import numpy as np
 
 from scoreppl.guidance import LAGS, FullCovariance, Guidance, LineSearch, Tweedie, Unguided
 from scoreppl.samplers.guided import Resampling, guide
-from scoreppl.samplers.reference import angle_ladder, fit_reference
+from scoreppl.samplers.reference import angle_ladder
 from scoreppl.target import Target
+from tests.given_ladder import reference_at
 from tests.problems import problem, truth
 
 OUT = Path(__file__).parents[1] / "tables" / "guidance.md"
@@ -53,7 +54,7 @@ def measure(name: str, guidance: Guidance, num_steps: int) -> tuple[np.ndarray, 
     @jax.jit
     def run(key: jax.Array) -> tuple[jax.Array, ...]:
         key_fit, key_paths = jax.random.split(key)
-        reference = fit_reference(
+        reference = reference_at(
             key_fit, {"x": jnp.zeros(size)}, target, ladder, num_pilots=500, num_steps=100
         )
         keys, nothing = jax.random.split(key_paths, NUM_PATHS), jnp.zeros(NUM_PATHS)

@@ -7,6 +7,9 @@ from jax import Array
 from scoreppl.guidance.view import View
 from scoreppl.linear_algebra import eigh
 
+# Up to this many dimensions the covariance of x_0 given the noisy event pays for itself.
+FULL_COVARIANCE_LIMIT = 10
+
 
 def denoised_and_covariance(u: Array, view: View) -> tuple[Array, Array]:
     """Return D(u) and s^2 D'(u), by d vector-Jacobian products: 1 + 2 d evaluations.

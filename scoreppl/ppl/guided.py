@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.util import is_prng_key
 
 from scoreppl.guidance import FullCovariance, Guidance, LineSearch
+from scoreppl.guidance.covariance import FULL_COVARIANCE_LIMIT
 from scoreppl.guidance.differentiable import check_differentiable
 from scoreppl.ppl.blocks import (
     OrdinaryPrior,
@@ -30,16 +31,12 @@ from scoreppl.samplers.proposal import LatentProposal
 from scoreppl.samplers.reference import (
     Reference,
     draw_prior,
-    fit_ladder,
-    measure_reference,
+    fit_reference,
     score_values,
 )
 from scoreppl.target import Target
 
 _ACCEPT = ("independence", None)
-# Up to this many dimensions the covariance of x_0 given the noisy event pays for itself.
-_FULL_COVARIANCE_LIMIT = 10
-_NUM_PILOT_STEPS = 100
 
 
 class GuidedState(NamedTuple):
@@ -106,7 +103,8 @@ class GuidedDiffusion(ScoreKernel):
         NumPyro model with `ScorePrior` sites.
     guidance
         A part of `sp.guidance` or a function ``guidance(u, view)``. None: `FullCovariance` in up
-        to 10 dimensions, `LineSearch` beyond.
+        to 10 dimensions, `LineSearch` beyond. One without a method ``num_score_evaluations(size)``
+        counts as one score evaluation a step.
     num_steps
         Steps from noise to data.
     accept
@@ -181,13 +179,12 @@ class GuidedDiffusion(ScoreKernel):
         check_weight(self._model, model_args, model_kwargs, target)
 
         def chain(key: Array) -> GuidedState:
-            key_start, key_pilots, key_noise = jax.random.split(jax.random.fold_in(key, 2), 3)
+            key_start, key_fit = jax.random.split(jax.random.fold_in(key, 2))
             z = ordinary.draw(key_start)
-            pilots = draw_prior(
-                key_pilots, z, target, num_draws=self._num_pilots, num_steps=_NUM_PILOT_STEPS
-            )
-            ladder = fit_ladder(pilots, target, self._num_steps)
-            reference = measure_reference(key_noise, pilots, target, ladder, rank=self._pilot_rank)
+            ladder, reference = fit_reference(
+                key_fit, z, target,
+                num_levels=self._num_steps, num_pilots=self._num_pilots, rank=self._pilot_rank,
+            )  # fmt: skip
             block = (self._block_size,)
             never = jnp.full((), -jnp.inf)
             return GuidedState(
@@ -318,7 +315,7 @@ class GuidedDiffusion(ScoreKernel):
     def _build_guidance(self, size: int) -> Guidance:
         if self._guidance is not None:
             return self._guidance
-        return FullCovariance() if size <= _FULL_COVARIANCE_LIMIT else LineSearch()
+        return FullCovariance() if size <= FULL_COVARIANCE_LIMIT else LineSearch()
 
     def get_diagnostics_str(self, state: GuidedState) -> str:
         """Return acceptance and cost of the last draw for the progress bar."""

@@ -8,23 +8,19 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from scoreppl.guidance.covariance import FULL_COVARIANCE_LIMIT
 from scoreppl.ppl.block import Block, Evaluated, Names, block_name
 from scoreppl.ppl.potential import Model, Values
 from scoreppl.samplers.path_moves import path_move
 from scoreppl.samplers.reference import (
     Reference,
-    draw_prior,
-    fit_ladder,
-    measure_reference,
+    fit_reference,
     reverse_kernel,
 )
 from scoreppl.score import ScoreModel
 from scoreppl.target import Target
 
 _PROTOCOL = ("noise", "event_shape", "min_time", "denoise", "sample")
-_NUM_PILOT_STEPS = 100
-# Up to this many dimensions the covariance of x_0 given the noisy event pays for itself.
-_FULL_COVARIANCE_LIMIT = 10
 # Nats by which the density half-way lies below both ends where modes are told apart.
 _VALLEY = 1.0
 
@@ -101,14 +97,8 @@ class NetworkMoves(NamedTuple):
         self, key: Array, z: Values, num_pilots: int, num_levels: int
     ) -> tuple[Array, Reference]:
         """Return the ladder and the reverse kernels' variances, from draws of the networks."""
-        key_draws, key_noise = jax.random.split(key)
-        target = self.target
         events = self.evaluate(z).block
-        pilots = draw_prior(
-            key_draws, events, target, num_draws=num_pilots, num_steps=_NUM_PILOT_STEPS
-        )
-        ladder = fit_ladder(pilots, target, num_levels)
-        return ladder, measure_reference(key_noise, pilots, target, ladder)
+        return fit_reference(key, events, self.target, num_levels=num_levels, num_pilots=num_pilots)
 
     def move(self, key: Array, z: Values, top: Array, ladder: Array, reference: Reference) -> Moved:
         """Make one move up to the level `top`, counted from the cleanest, and down again."""
@@ -146,7 +136,7 @@ class NetworkMoves(NamedTuple):
 
     def _is_full(self, size: int) -> bool:
         if self.covariance is None:
-            return size <= _FULL_COVARIANCE_LIMIT
+            return size <= FULL_COVARIANCE_LIMIT
         return self.covariance == "full"
 
 

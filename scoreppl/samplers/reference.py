@@ -28,6 +28,8 @@ from scoreppl.samplers.inner import map_sites
 from scoreppl.samplers.renoising import add_noise
 from scoreppl.target import Position, Target
 
+# Reverse steps, of one evaluation each, that a pilot draw takes.
+_NUM_PILOT_STEPS = 100
 # In standard deviations of the data: what is left of them at the first level is one per cent.
 _MAX_NOISE = 100.0
 
@@ -175,15 +177,18 @@ def fit_reference(
     key: Array,
     position: Position,
     target: Target,
-    ladder: Array,
     *,
+    num_levels: int,
     num_pilots: int,
-    num_steps: int,
-) -> Reference:
-    """Draw `num_pilots` events from the prior and measure the reference on them."""
+    rank: int = 0,
+) -> tuple[Array, Reference]:
+    """Fit the ladder to `num_pilots` draws of the prior; return it, and the reference there."""
     key_draws, key_noise = jax.random.split(key)
-    clean = draw_prior(key_draws, position, target, num_draws=num_pilots, num_steps=num_steps)
-    return measure_reference(key_noise, clean, target, ladder)
+    clean = draw_prior(
+        key_draws, position, target, num_draws=num_pilots, num_steps=_NUM_PILOT_STEPS
+    )
+    ladder = fit_ladder(clean, target, num_levels)
+    return ladder, measure_reference(key_noise, clean, target, ladder, rank=rank)
 
 
 def reverse_kernel(

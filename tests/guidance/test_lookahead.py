@@ -10,9 +10,10 @@ import pytest
 from scoreppl.analytic import GaussianMixture
 from scoreppl.guidance import Lookahead, Unguided
 from scoreppl.samplers.guided import effective_sample_size, guide
-from scoreppl.samplers.reference import angle_ladder, fit_reference
+from scoreppl.samplers.reference import angle_ladder
 from scoreppl.solvers import multistep
 from scoreppl.target import Target
+from tests.given_ladder import reference_at
 
 MEANS = np.array([[-1.2, 0.0], [0.9, 0.9], [0.6, -1.2]])
 SHARES, SD, SIZE = np.array([0.6, 0.3, 0.1]), 0.35, 2_000
@@ -62,7 +63,7 @@ def run(key, generator=None):
         draws = generator(key_ahead, 1_000)
         guidance = Lookahead(draws, jax.vmap(log_weight)(draws))
     ladder = angle_ladder(40)
-    reference = fit_reference(
+    reference = reference_at(
         key_fit, {"x": jnp.zeros(2)}, TARGET, ladder, num_pilots=500, num_steps=50
     )
     start, keys = {"x": jnp.zeros((SIZE, 2))}, jax.random.split(key_paths, SIZE)

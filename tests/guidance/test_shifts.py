@@ -10,8 +10,9 @@ import scoreppl as sp
 from scoreppl.analytic import GaussianMixture
 from scoreppl.guidance import MPGD, LineSearch, Minority, Unguided, View, minority_log_weight
 from scoreppl.samplers.guided import guide
-from scoreppl.samplers.reference import angle_ladder, fit_reference
+from scoreppl.samplers.reference import angle_ladder
 from scoreppl.target import Target
+from tests.given_ladder import reference_at
 
 SCALE, SD, MEAN = 0.7, 1.3, 0.4
 U = jnp.asarray([0.9, -0.2, 1.3])
@@ -87,7 +88,7 @@ MIXTURE = GaussianMixture(
 def _share_of_the_rare_mode(key, strength):
     target = Target({"x": MIXTURE}, {"x": 0.0}, lambda z: jnp.zeros(()))
     ladder, count = angle_ladder(30), 2_000
-    reference = fit_reference(
+    reference = reference_at(
         jax.random.key(9), {"x": jnp.zeros(2)}, target, ladder, num_pilots=500, num_steps=50
     )
     found = guide(

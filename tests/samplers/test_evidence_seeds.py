@@ -25,9 +25,10 @@ from scoreppl.guidance import (
     Unguided,
 )
 from scoreppl.samplers.guided import Resampling, effective_sample_size, guide
-from scoreppl.samplers.reference import Reference, angle_ladder, fit_reference
+from scoreppl.samplers.reference import Reference, angle_ladder
 from scoreppl.target import Target
 from tests import problems
+from tests.given_ladder import reference_at
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +118,7 @@ def on_a_mixture(key, name, guidance, num_steps):
     size = problem.prior.event_shape[0]
     target = Target({"x": problem.prior}, {"x": 0.0}, lambda z: problem.log_weight(z["x"]))
     key_fit, key_paths = jax.random.split(key)
-    reference = fit_reference(
+    reference = reference_at(
         key_fit, {"x": jnp.zeros(size)}, target, ladder, num_pilots=500, num_steps=100
     )
     start, keys = {"x": jnp.zeros((NUM_PATHS, size))}, jax.random.split(key_paths, NUM_PATHS)

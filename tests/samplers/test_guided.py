@@ -27,11 +27,11 @@ from scoreppl.samplers.reference import (
     Reference,
     angle_ladder,
     cholesky_root,
-    fit_reference,
     measure_reference,
 )
 from scoreppl.target import Target
 from tests import problems
+from tests.given_ladder import reference_at
 
 # A normal prior N(0, SD^2) in two dimensions, of which the reference kernel with the exact
 # denoising variance is the exact reverse process, so that the evidence is known for any number
@@ -245,7 +245,7 @@ def test_evidence_and_modes_of_problems(name, guidance, num_levels):
     @jax.jit
     def run(key):
         key_fit, key_run = jax.random.split(key)
-        reference = fit_reference(
+        reference = reference_at(
             key_fit, {"x": jnp.zeros(size)}, target, ladder, num_pilots=500, num_steps=100
         )
         start = {"x": jnp.zeros((count, size))}
@@ -273,7 +273,7 @@ def test_evidence_and_modes_of_problems(name, guidance, num_levels):
 
 
 def test_the_reference_is_the_error_of_the_denoiser():
-    fitted = fit_reference(
+    fitted = reference_at(
         jax.random.key(0), {"x": jnp.zeros(2)}, TARGET, LADDER, num_pilots=4_000, num_steps=200
     )
     # 8,000 squares of normals: five standard errors are 8 %; the draws themselves 1 %.
@@ -359,7 +359,7 @@ def test_several_sites_with_schedules_of_their_own_and_plates():
         lambda z: -0.5 * jnp.sum(z["v"] ** 2) - 0.5 * jnp.sum(z["x"] ** 2),
     )
     start = {"x": jnp.zeros((SIZE, 2)), "v": jnp.zeros((SIZE, 3, 1))}
-    reference = fit_reference(
+    reference = reference_at(
         jax.random.key(0),
         jax.tree.map(lambda v: v[0], start),
         target,

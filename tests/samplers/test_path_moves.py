@@ -21,9 +21,10 @@ from scoreppl.samplers.level_choice import (
     no_gains,
 )
 from scoreppl.samplers.path_moves import choose, path_move
-from scoreppl.samplers.reference import angle_ladder, fit_reference, reverse_kernel
+from scoreppl.samplers.reference import angle_ladder, reverse_kernel
 from scoreppl.score import ScoreNetwork
 from scoreppl.target import Target
+from tests.given_ladder import reference_at
 from tests.oracle import one_step_oracle
 
 NUM_LEVELS, DRAWS, MUTANT_DRAWS = 24, 10_000, 60_000
@@ -70,9 +71,7 @@ def setup(size, uses_covariance):
     target = Target({"x": network}, {"x": network.min_time}, lambda z: jnp.zeros(()))
     ladder = angle_ladder(NUM_LEVELS, 1.0, -9.0, network.noise.log_snr(network.min_time))
     start = {"x": jnp.zeros(size)}
-    reference = fit_reference(
-        jax.random.key(7), start, target, ladder, num_pilots=500, num_steps=50
-    )
+    reference = reference_at(jax.random.key(7), start, target, ladder, num_pilots=500, num_steps=50)
     kernel = reverse_kernel(start, target, ladder, reference, uses_covariance=uses_covariance)
     return Setup(law(size), *kernel)
 
