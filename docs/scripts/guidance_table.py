@@ -15,24 +15,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scoreppl.guidance import LAGS, FullCovariance, Guidance, LineSearch, Tweedie, Unguided
+from scoreppl.guidance import (
+    LAGS,
+    FullCovariance,
+    Guidance,
+    LineSearch,
+    LowRank,
+    Tweedie,
+    Unguided,
+)
 from scoreppl.samplers.guided import Resampling, guide
 from scoreppl.samplers.reference import angle_ladder
 from scoreppl.target import Target
 from tests.given_ladder import reference_at
-from tests.problems import problem, truth
+from tests.problems import observed, problem, truth
 
 OUT = Path(__file__).parents[1] / "tables" / "guidance.md"
 NUM_RUNS, NUM_PATHS = 12, 1_000
-PROBLEMS = ("lg8", "pois8")
-ROWS: tuple[tuple[str, Guidance, int], ...] = (
-    ("Unguided", Unguided(), 50),
-    ("Tweedie", Tweedie(), 50),
-    ("LAGS", LAGS(), 50),
-    ("LineSearch", LineSearch(), 25),
-    ("LineSearch", LineSearch(), 50),
-    ("FullCovariance", FullCovariance(), 25),
-)
+PROBLEMS = ("lg8", "pois8", "lg30")
+
+
+def guidances(name: str) -> tuple[tuple[str, Guidance, int], ...]:
+    """Return label, guidance and steps of each row."""
+    rows = observed(name).rows
+    return (
+        ("Unguided", Unguided(), 50),
+        ("Tweedie", Tweedie(), 50),
+        ("LAGS", LAGS(), 50),
+        ("LineSearch", LineSearch(), 25),
+        ("LineSearch", LineSearch(), 50),
+        (f"LowRank, {len(rows)} rows", LowRank(rows), 25),
+        ("FullCovariance", FullCovariance(), 25),
+    )
 
 
 def measure(name: str, guidance: Guidance, num_steps: int) -> tuple[np.ndarray, ...]:
@@ -86,7 +100,7 @@ def main() -> None:
     ]
     for name in PROBLEMS:
         size = problem(name).prior.event_shape[0]
-        for label, guidance, num_steps in ROWS:
+        for label, guidance, num_steps in guidances(name):
             begin = time.perf_counter()
             error, share, weighted, plain, late_error, late = measure(name, guidance, num_steps)
             cost = num_steps * guidance.num_score_evaluations(size)

@@ -55,6 +55,16 @@ def run(name, samples=1_500, seed=0):
     return mcmc
 
 
+def two_chains(kernel, num_warmup, num_samples, fields=(), seed=0):
+    """Run two chains on a model without arguments."""
+    mcmc = MCMC(
+        kernel, num_warmup=num_warmup, num_samples=num_samples, num_chains=2,
+        chain_method="vectorized", progress_bar=False,
+    )  # fmt: skip
+    mcmc.run(jax.random.key(seed), extra_fields=fields)
+    return mcmc
+
+
 SLOW = ("x, with hmc, scalar", "x and s on the reals", "gibbs")
 
 
@@ -101,11 +111,7 @@ def test_a_value_outside_the_support_is_never_taken():
         numpyro.sample("p", dist.Beta(2.0, 5.0).expand([1]).to_event(1))
 
     kernel = sp.DiffusionMH(model, {"p": wide}, local=None, **QUICK)
-    mcmc = MCMC(
-        kernel, num_warmup=100, num_samples=2_000, num_chains=2,
-        chain_method="vectorized", progress_bar=False,
-    )  # fmt: skip
-    mcmc.run(jax.random.key(0))
+    mcmc = two_chains(kernel, 100, 2_000)
     p = np.asarray(mcmc.get_samples()["p"], float)
     assert p.min() > 0 and p.max() < 1
     ess = float(az.ess(p.reshape(2, -1)))
@@ -123,13 +129,8 @@ def far_modes(scale=1.0):
 def far_run():
     network = sp.analytic.GaussianMixture(jnp.array([[-9.7, 0.2], [10.1, 2.7]]), scales=1.2)
     kernel = sp.DiffusionMH(far_modes, {"x": network}, local=None, num_levels=16, num_proposals=2)
-    mcmc = MCMC(
-        kernel, num_warmup=400, num_samples=2_000, num_chains=2,
-        chain_method="vectorized", progress_bar=False,
-    )  # fmt: skip
-    fields = ("mode_change", "noise_level", "squared_jump", "level_probabilities", "i")
-    mcmc.run(jax.random.key(1), extra_fields=fields)
-    return mcmc
+    fields = ("mode_change", "noise_level", "squared_jump", "level_probabilities")
+    return two_chains(kernel, 400, 2_000, fields, seed=1)
 
 
 def test_modes_are_changed_and_counted():
@@ -203,11 +204,7 @@ def test_plates_and_batches_of_events():
             numpyro.sample("x", dist.Normal(jnp.array([0.0, 0.5]), 1.0).to_event(1))
 
     kernel = sp.DiffusionMH(model, {"x": network}, local=None, **QUICK)
-    mcmc = MCMC(
-        kernel, num_warmup=100, num_samples=1_000, num_chains=2,
-        chain_method="vectorized", progress_bar=False,
-    )  # fmt: skip
-    mcmc.run(jax.random.key(0))
+    mcmc = two_chains(kernel, 100, 1_000)
     x = np.asarray(mcmc.get_samples(group_by_chain=True)["x"], float)
     assert x.shape == (2, 1_000, 3, 2)
     for index in np.ndindex(3, 2):
@@ -228,11 +225,7 @@ def test_a_simplex_needs_unconstrained_coordinates():
     with pytest.raises(ValueError, match="pass coordinates='unconstrained'"):
         MCMC(constrained, num_warmup=1, num_samples=1, progress_bar=False).run(jax.random.key(0))
     kernel = sp.DiffusionMH(model, {"p": two}, local=None, coordinates="unconstrained", **QUICK)
-    mcmc = MCMC(
-        kernel, num_warmup=100, num_samples=2_000, num_chains=2,
-        chain_method="vectorized", progress_bar=False,
-    )  # fmt: skip
-    mcmc.run(jax.random.key(0))
+    mcmc = two_chains(kernel, 100, 2_000)
     p = np.asarray(mcmc.get_samples(group_by_chain=True)["p"], float)
     for index, count in enumerate((2.0, 3.0, 4.0)):
         mean, values = count / 9, p[..., index]
@@ -251,11 +244,7 @@ def test_standardised_networks_propose_in_the_models_units():
     kernel = sp.DiffusionMH(
         model, {"x": network}, local=None, standardise={"x": (location, scale)}, **QUICK
     )
-    mcmc = MCMC(
-        kernel, num_warmup=100, num_samples=1_000, num_chains=2,
-        chain_method="vectorized", progress_bar=False,
-    )  # fmt: skip
-    mcmc.run(jax.random.key(0))
+    mcmc = two_chains(kernel, 100, 1_000)
     x = (np.asarray(mcmc.get_samples(group_by_chain=True)["x"], float) - location) / scale
     for values in np.moveaxis(x, -1, 0):
         # Five standard errors in two means and two second moments: false-alarm rate 2e-6.
@@ -272,11 +261,7 @@ def test_masks_and_scales_mean_the_same_to_both_moves():
 
     network = sp.analytic.GaussianMixture(jnp.array([[1.2]]), scales=0.9)
     kernel = sp.DiffusionMH(model, {"x": network}, local=None, **QUICK)
-    mcmc = MCMC(
-        kernel, num_warmup=200, num_samples=3_000, num_chains=2,
-        chain_method="vectorized", progress_bar=False,
-    )  # fmt: skip
-    mcmc.run(jax.random.key(0))
+    mcmc = two_chains(kernel, 200, 3_000)
     log_x = np.log(np.asarray(mcmc.get_samples(group_by_chain=True)["x"], float))[..., 0]
     # In log x the law is that of the site to the power 0.2, Jacobian included: N(0, 0.3^2 / 0.2).
     error = 0.3 / np.sqrt(0.2) / np.sqrt(float(az.ess(log_x)))
@@ -299,11 +284,7 @@ def test_a_network_without_numbers_somewhere_keeps_the_law():
     def model():
         numpyro.sample("x", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
 
-    mcmc = MCMC(
-        sp.DiffusionMH(model, {"x": network}, **QUICK), num_warmup=300, num_samples=4_000,
-        num_chains=2, chain_method="vectorized", progress_bar=False,
-    )  # fmt: skip
-    mcmc.run(jax.random.key(0))
+    mcmc = two_chains(sp.DiffusionMH(model, {"x": network}, **QUICK), 300, 4_000)
     above = np.float64(np.asarray(mcmc.get_samples(group_by_chain=True)["x"])[..., 0] > 1.0)
     share = 0.158655
     error = np.sqrt(share * (1 - share) / float(az.ess(above)))
