@@ -26,7 +26,7 @@ from scoreppl.ppl.contract import ScoreKernel
 from scoreppl.ppl.potential import Model, Values
 from scoreppl.ppl.starts import check_weight
 from scoreppl.samplers import proposal
-from scoreppl.samplers.guided import guide
+from scoreppl.samplers.guided import Particles, guide
 from scoreppl.samplers.proposal import LatentProposal
 from scoreppl.samplers.reference import (
     Reference,
@@ -92,8 +92,9 @@ class GuidedDiffusion(ScoreKernel):
     r"""Independent paths of a guided reverse diffusion, corrected by their exact weights.
 
     A path starts from noise and follows the guided denoiser down to data; ordinary latents are
-    proposed beside it, from a mixture of their prior and a normal law fitted in warm-up. Its
-    weight is exact for the *discretised* prior: the reverse process of `num_steps` steps with the
+    proposed beside it, from a mixture of their prior and a normal law fitted in warm-up, and moved
+    by Metropolis steps once the path has ended, which its weight allows as it is. That weight is
+    exact for the *discretised* prior: the reverse process of `num_steps` steps with the
     unguided denoiser (`scoreppl.samplers.reference`). A poor guidance costs effective draws,
     never correctness, and no conservative score is needed.
 
@@ -115,6 +116,9 @@ class GuidedDiffusion(ScoreKernel):
     pilot_rank
         Directions of the denoiser's error whose covariance the reference keeps at each level, for
         guidances that use the level's variance; 0: one variance a site.
+    num_latent_steps
+        Metropolis steps of the ordinary latents, given the event, at the end of each path; each is
+        one evaluation of the weight.
     block_size
         Paths made at a time in each chain, so that the network sees batches; also the number of
         draws that each fit of the latents' proposal sees.
@@ -138,6 +142,7 @@ class GuidedDiffusion(ScoreKernel):
         accept: str | None = "independence",
         num_pilots: int = 256,
         pilot_rank: int = 0,
+        num_latent_steps: int = 60,
         block_size: int = 64,
     ) -> None:
         super().__init__(model)
@@ -161,6 +166,9 @@ class GuidedDiffusion(ScoreKernel):
             )
         self._num_pilots = num_pilots
         self._pilot_rank = pilot_rank
+        if num_latent_steps < 0:
+            raise ValueError(f"`num_latent_steps={num_latent_steps}` must not be negative.")
+        self._num_latent_steps = num_latent_steps
         self._block_size = block_size
 
     def init(
@@ -240,21 +248,15 @@ class GuidedDiffusion(ScoreKernel):
         return next_draw(state, self._block_size, refill, self._take)
 
     def _refill(self, chain: GuidedState, target: Target, ordinary: OrdinaryPrior) -> GuidedState:
-        fitted = chain.latent_proposal
-        if fitted.mean.size:
-            # The last block of the warm-up still counts; what comes after it does not.
-            may_fit = chain.i <= chain.num_warmup
-            again = self._fit_latents(chain, target)
-            fitted = jax.tree.map(lambda new, old: jnp.where(may_fit, new, old), again, fitted)
-
         def latents(key: Array) -> tuple[Values, Array]:
             key_prior, key_fitted = jax.random.split(key)
             z = ordinary.draw(key_prior)
             names = [name for name in z if name not in target.score_models]
             flat, unravel = ravel_pytree({name: z[name] for name in names})
-            value = proposal.draw(key_fitted, fitted, flat)
+            value = proposal.draw(key_fitted, chain.latent_proposal, flat)
             z = z | unravel(value)
-            return z, proposal.log_density(fitted, value, ordinary.log_density(z))
+            log_prior = ordinary.log_density(z)
+            return z, proposal.log_density(chain.latent_proposal, value, log_prior)
 
         keys = jax.vmap(_path_keys)(draw_keys(_phase_key(chain), chain.i, self._block_size))
         starts, log_proposal = jax.vmap(latents)(keys[:, 0])
@@ -264,31 +266,42 @@ class GuidedDiffusion(ScoreKernel):
             keys[:, 1], starts, log_proposal, target, chain.ladder, chain.reference,
             guidance,
         )  # fmt: skip
+        block_z, latent_proposal = self._refresh_latents(chain, paths, target)
         cost = getattr(guidance, "num_score_evaluations", None)
         return chain._replace(
             index=jnp.zeros_like(chain.index),
-            block_z=paths.position,
+            block_z=block_z,
             block_log_weight=paths.log_weight,
             # Weights under another proposal do not compare: the next path is taken as it is.
             current_log_weight=jnp.where(
                 chain.i <= chain.num_warmup, -jnp.inf, chain.current_log_weight
             ),
-            latent_proposal=fitted,
+            latent_proposal=latent_proposal,
             num_score_evaluations=jnp.asarray(
                 self._num_steps * (cost(size) if cost is not None else 1)
             ),
         )
 
-    def _fit_latents(self, chain: GuidedState, target: Target) -> LatentProposal:
-        """Fit the latents' proposal to the last block, each path with latents that suit it."""
+    def _refresh_latents(
+        self, chain: GuidedState, paths: Particles, target: Target
+    ) -> tuple[Values, LatentProposal]:
+        """Move the latents given the events and, in warm-up, fit the next proposal to where."""
+        old = chain.latent_proposal
+        if not old.mean.size:
+            return paths.position, old
         # Keys of its own: the numbers 0 to 3 folded into the chain's are taken.
-        key = jax.random.fold_in(jax.random.fold_in(chain.rng_key, 4), chain.i)
-        keys = jax.random.split(key, self._block_size)
-        settled = jax.vmap(lambda key, z: proposal.settle(key, z, target))(keys, chain.block_z)
+        keys = draw_keys(jax.random.fold_in(chain.rng_key, 4), chain.i, self._block_size)
+        moved = jax.vmap(lambda key, z: proposal.refresh(key, z, target, self._num_latent_steps))(
+            keys, paths.position
+        )
         weigh = jax.vmap(target.log_weight)
-        log_weight = chain.block_log_weight + weigh(settled) - weigh(chain.block_z)
-        values = jax.vmap(lambda z: _ordinary_vector(z, target))(settled)
-        return proposal.fit(chain.latent_proposal, values, log_weight)
+        # As if a path had been proposed with the latents that suit it: with those of the prior its
+        # weight is too small to count.
+        log_weight = paths.log_weight + weigh(moved) - weigh(paths.position)
+        values = jax.vmap(lambda z: _ordinary_vector(z, target))(moved)
+        new = proposal.fit(old, values, log_weight)
+        in_warmup = chain.i < chain.num_warmup
+        return moved, jax.tree.map(lambda new, old: jnp.where(in_warmup, new, old), new, old)
 
     def _take(self, chain: GuidedState) -> GuidedState:
         proposed = jax.tree.map(lambda v: v[chain.index], chain.block_z)

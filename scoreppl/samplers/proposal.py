@@ -15,7 +15,6 @@ from scoreppl.target import Position, Target
 _PRIOR_SHARE = 0.2
 # A normal law narrower than the target has unbounded weights in effect: it is widened.
 _WIDENING = 1.5
-_NUM_SETTLING_STEPS = 60
 _EXPONENTS = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 
 
@@ -70,12 +69,11 @@ def fit(proposal: LatentProposal, values: Array, log_weight: Array) -> LatentPro
     return jax.tree.map(lambda new, old: jnp.where(is_fit, new, old), fitted, proposal)
 
 
-def settle(key: Array, position: Position, target: Target) -> Position:
-    """Move the ordinary latents alone, given the events, towards where the weight wants them.
+def refresh(key: Array, position: Position, target: Target, num_steps: int) -> Position:
+    """Move the ordinary latents alone, given the events, by steps that leave the target invariant.
 
-    Random-walk Metropolis steps of lengths drawn between 0.01 and 10: a path whose latents came
-    from the prior then tells the fit what would have suited it, which its weight, too small to
-    count, does not. Nothing is asked of the weight but its value.
+    Random-walk Metropolis steps of lengths drawn between 0.01 and 10, which ask nothing of the
+    weight but its value. A path's weight is the one it was proposed with, before and after.
     """
     events = {name: position[name] for name in target.score_models}
     start, unravel = ravel_pytree({n: v for n, v in position.items() if n not in events})
@@ -94,7 +92,7 @@ def settle(key: Array, position: Position, target: Target) -> Position:
         better |= ~jnp.isfinite(value) & jnp.isfinite(there)
         return (jnp.where(better, moved, theta), jnp.where(better, there, value)), None
 
-    keys = jax.random.split(key, _NUM_SETTLING_STEPS)
+    keys = jax.random.split(key, num_steps)
     (theta, _), _ = jax.lax.scan(step, (start, log_density(start)), keys)
     return position | unravel(theta)
 

@@ -191,6 +191,7 @@ def test_paths_without_weight_are_rejected_and_counted():
         ({"num_steps": 1}, "`num_steps=1`"),
         ({"block_size": 0}, "`block_size=0`"),
         ({"num_pilots": 0}, "`num_pilots=0`"),
+        ({"num_latent_steps": -1}, "`num_latent_steps=-1`"),
         ({"accept": "always"}, "`accept='always'`"),
         ({"guidance": "LAGS"}, "`guidance` of type str"),
     ],
