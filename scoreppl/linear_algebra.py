@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 
-def _one_after_another(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Replace the batching of `function` on CPUs by a loop."""
+def _looped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Replace the batching of `function` on CPUs by a loop, however many batches are nested."""
     single = jax.custom_batching.custom_vmap(function)
 
     @single.def_vmap
@@ -25,12 +25,25 @@ def _one_after_another(function: Callable[..., Any]) -> Callable[..., Any]:
         ]
         result = jax.lax.platform_dependent(
             *operands,
-            cpu=lambda *rows: jax.lax.map(lambda row: function(*row), rows),
+            cpu=lambda *rows: jax.lax.map(lambda row: single(*row), rows),
             default=jax.vmap(function),
         )
         return result, jax.tree.map(lambda _: True, result)
 
     return single
+
+
+def _one_after_another(function: Callable[..., Any]) -> Callable[..., Any]:
+    # The derivative is stated, because the one that JAX derives from a batching rule loses axes.
+    call = jax.custom_jvp(_looped(function))
+
+    @call.defjvp
+    def slope(operands, tangents):
+        count = len(operands)
+        along = _looped(lambda *both: jax.jvp(function, both[:count], both[count:])[1])
+        return call(*operands), along(*operands, *tangents)
+
+    return call
 
 
 # Lambdas, because defaults of keyword arguments would become operands.

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the top: a layer imports only from those before it, or from itself.
 LAYERS = (
+    "arguments",
     "linear_algebra",
     "noise",
     "solvers",

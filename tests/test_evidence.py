@@ -78,7 +78,18 @@ def test_bad_weights_are_refused(bad, message):
         sp.estimators.resample(jax.random.key(0), np.zeros(len(bad)), bad, 3)
 
 
+def test_draws_of_a_chain_are_not_to_be_weighted_again():
+    log_weight = np.random.default_rng(0).standard_normal(50)
+    chain = {"x": np.repeat(np.arange(25.0), 2)[:, None], "s": np.repeat(np.arange(25.0), 2)}
+    with pytest.warns(UserWarning, match="resample that of accept=None"):
+        sp.estimators.resample(jax.random.key(0), chain, log_weight, 5)
+    # Draws that were resampled before have the same weight where they are the same.
+    sp.estimators.resample(jax.random.key(0), chain, np.repeat(log_weight[:25], 2), 5)
+
+
 def test_bad_arguments_of_resample_are_named():
+    with pytest.raises(ValueError, match="`num_samples=2.5` must be an integer"):
+        sp.estimators.resample(jax.random.key(0), np.zeros(50), np.zeros(50), 2.5)
     with pytest.raises(ValueError, match="`num_samples=0`"):
         sp.estimators.resample(jax.random.key(0), np.zeros(50), np.zeros(50), 0)
     with pytest.raises(ValueError, match=r"leading axes of \[3\]"):

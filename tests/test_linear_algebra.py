@@ -69,16 +69,37 @@ def test_one_operand_may_be_shared():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_forward_derivatives_pass_a_batch():
+FORWARD = {
+    "inside one batch": lambda f, a: jax.vmap(
+        lambda m: jax.jvp(f, (m,), (jnp.ones_like(m),))[1])(a[0]),
+    "inside two": lambda f, a: jax.vmap(jax.vmap(lambda m: jax.jvp(f, (m,), (m,))[1]))(a),
+    "around a batch": lambda f, a: jax.jvp(jax.vmap(f), (a[0],), (jnp.ones_like(a[0]),))[1],
+    "a Jacobian": lambda f, a: jax.jacfwd(f)(a[0, 0]),
+    "Jacobians": lambda f, a: jax.vmap(jax.jacfwd(f))(a[0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", FORWARD)
+def test_forward_derivatives(how):
     matrices, _ = systems(1)
-    matrices = matrices[0]
+    for name, plain in (
+        ("cholesky", jnp.linalg.cholesky),
+        ("log_abs_det", lambda m: jnp.linalg.slogdet(m)[1]),
+        ("solve", lambda m: jnp.linalg.solve(m, jnp.ones(4))),
+    ):
+        ours = getattr(linear_algebra, name)
+        if name == "solve":
+            ours = lambda m: linear_algebra.solve(m, jnp.ones(4))  # noqa: E731
+        found, expected = FORWARD[how](ours, matrices), FORWARD[how](plain, matrices)
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
-    def log_det(matrices):
-        return jax.vmap(linear_algebra.log_abs_det)(matrices)
 
-    _, slopes = jax.jvp(log_det, (matrices,), (jnp.ones_like(matrices),))
-    expected = [np.linalg.inv(np.asarray(matrix, float)).sum() for matrix in matrices]
-    np.testing.assert_allclose(slopes, expected, rtol=1e-4)
+def test_nested_batches_are_loops_all_the_way_down():
+    nested = jax.jit(jax.vmap(jax.vmap(linear_algebra.cholesky)))
+    program = nested.lower(jnp.ones((7, 5, 3, 3))).compile().as_text()
+    calls = [line for line in program.splitlines() if "lapack_spotrf" in line]
+    assert calls and not any("f32[7" in line or "f32[5" in line for line in calls)
 
 
 def test_systems_side_by_side_do_not_wait_for_each_other():

@@ -4,6 +4,7 @@
 
     python -m case_studies.quickstart --out docs/quickstart
     python -m case_studies.quickstart.calibration --out docs/quickstart
+    python -m case_studies.quickstart.guided --out docs/quickstart
     python -m docs.scripts.annealing_table
     python -m docs.scripts.guidance_table
     python -m docs.scripts.solver_table
@@ -19,6 +20,7 @@ PLACES = (
     ("case_studies/quickstart/README.md", "quickstart", "docs/quickstart/results.md"),
     ("docs/annealing.md", "annealing", "docs/tables/annealing.md"),
     ("docs/guidance.md", "guidance", "docs/tables/guidance.md"),
+    ("docs/guidance.md", "guided", "docs/quickstart/guided.md"),
     ("docs/solvers.md", "solvers", "docs/tables/solvers.md"),
     ("docs/diffusion_mh.md", "multimodal", "docs/multimodal/results.md"),
     ("case_studies/multimodal/README.md", "multimodal", "docs/multimodal/results.md"),

@@ -225,8 +225,11 @@ class GaussianMixture:
         scales = self._flat(self.scales)
         observation = whiten(A, y, noise_covariance, self.event_shape, scales.dtype)
         factors = jax.vmap(jnp.diag)(scales) if self.axes is None else self.axes * scales[:, None]
-        parts = jax.vmap(condition, in_axes=(0, 0, None))(
-            self._flat(self.means), factors, observation
+        # One component after another: jaxlib 0.10 hangs on a thousand at once, as said in
+        # `scoreppl.linear_algebra`, whose functions have no reverse derivatives.
+        parts = jax.lax.map(
+            lambda part: condition(part[0], part[1], observation),
+            (self._flat(self.means), factors),
         )
         logits = self.log_weights + parts.log_evidence
         log_weights = jax.nn.log_softmax(logits)

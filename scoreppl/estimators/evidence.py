@@ -11,6 +11,8 @@ from blackjax.smc.resampling import systematic
 from jax import Array
 from jax.typing import ArrayLike
 
+from scoreppl.arguments import check_count
+
 MIN_EFFECTIVE_DRAWS = 10.0
 _MAX_PARETO_K = 0.7
 _REMEDY = "use more draws or steps, another guidance, or sp.AnnealedScoreMCMC"
@@ -107,15 +109,29 @@ def resample(key: Array, values: Any, log_weight: ArrayLike, num_samples: int) -
     ------
     ValueError
         If lengths differ, a weight is not a number, or fewer than 10 draws are effective.
+
+    Warns
+    -----
+    UserWarning
+        If `values` repeat from one draw to the next although the weights do not, as those of a
+        Metropolis chain do: weights of proposals are not weights of its draws.
     """
     weights = _checked(log_weight)
-    if num_samples < 1:
-        raise ValueError(f"`num_samples={num_samples}` must be at least 1.")
+    num_samples = check_count("num_samples", num_samples, 1)
     lengths = {len(value) for value in jax.tree.leaves(values)}
     if lengths != {len(weights)}:
         raise ValueError(
             f"`values` has leading axes of {sorted(lengths)}, but `log_weight` has "
             f"{len(weights)} draws; they must agree."
+        )
+    leaves = [np.asarray(value).reshape(len(weights), -1) for value in jax.tree.leaves(values)]
+    repeats = np.all([np.all(leaf[1:] == leaf[:-1], axis=1) for leaf in leaves], axis=0)
+    if np.any(repeats & (weights[1:] != weights[:-1])):
+        warnings.warn(
+            "`values` repeat from draw to draw although `log_weight` does not: a chain with "
+            "accept='independence' has the posterior as it is; resample that of accept=None.",
+            UserWarning,
+            stacklevel=2,
         )
     share = np.exp(weights - np.logaddexp.reduce(weights))
     if 1.0 / np.sum(share**2) < MIN_EFFECTIVE_DRAWS:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from scoreppl.arguments import check_count
 from scoreppl.guidance.covariance import denoised_and_covariance, positive_part
 from scoreppl.guidance.view import Guided, View
 from scoreppl.linear_algebra import log_abs_det, solve
@@ -49,8 +50,7 @@ class FullCovariance:
 
     def __post_init__(self) -> None:
         """Check the number of steps."""
-        if self.num_newton_steps < 1:
-            raise ValueError(f"`num_newton_steps={self.num_newton_steps}` must be at least 1.")
+        check_count("num_newton_steps", self.num_newton_steps, 1)
 
     def __call__(self, u: Array, view: View) -> Guided:
         """Find the mode and the curvature there."""

@@ -1,5 +1,6 @@
 r"""LAGS: guidance without back-propagation through the network (arXiv:2502.04646)."""
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -54,10 +55,10 @@ class LAGS:
         if self.hvp not in _PRODUCTS:
             known = " or ".join(map(repr, _PRODUCTS))
             raise ValueError(f"`hvp={self.hvp!r}` is not known; use {known}.")
-        if not self.c >= 0.0:
-            raise ValueError(f"`c={self.c}` must not be negative.")
-        if not self.step > 0.0:
-            raise ValueError(f"`step={self.step}` must be positive.")
+        if not 0.0 <= self.c < math.inf:
+            raise ValueError(f"`c={self.c}` must be finite and not negative.")
+        if not 0.0 < self.step < math.inf:
+            raise ValueError(f"`step={self.step}` must be positive and finite.")
 
     def __call__(self, u: Array, view: View) -> Guided:
         """Shift the denoiser along the weight's gradient."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from scoreppl.arguments import check_count
 from scoreppl.guidance.covariance import positive_part, square_root
 from scoreppl.guidance.full_covariance import STEP_LENGTHS
 from scoreppl.guidance.view import Guided, View
@@ -53,8 +54,7 @@ class LowRank:
         shape = np.shape(self.rows)
         if len(shape) != 2 or not 1 <= shape[0] <= shape[1]:
             raise ValueError(f"`rows` has shape {shape}; it must be (r, d) with 1 <= r <= d.")
-        if self.num_newton_steps < 1:
-            raise ValueError(f"`num_newton_steps={self.num_newton_steps}` must be at least 1.")
+        check_count("num_newton_steps", self.num_newton_steps, 1)
 
     def __call__(self, u: Array, view: View) -> Guided:
         """Find the mode and the curvature there."""

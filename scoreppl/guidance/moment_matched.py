@@ -1,5 +1,6 @@
 r"""Linear observations with Gaussian noise, by matching two moments of x_0 given u."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.sparse.linalg import cg
 
+from scoreppl.arguments import check_count
 from scoreppl.guidance.view import Guided, View
 from scoreppl.linear_algebra import log_abs_det
+from scoreppl.noise import is_concrete
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class MomentMatched:
     Raises
     ------
     ValueError
-        If `num_iterations` is below 1.
+        If `num_iterations` is below 1, or `noise_scale` not positive and finite.
     """
 
     operator: Callable[[Array], Array]
@@ -47,8 +50,9 @@ class MomentMatched:
 
     def __post_init__(self) -> None:
         """Check the number of iterations."""
-        if self.num_iterations < 1:
-            raise ValueError(f"`num_iterations={self.num_iterations}` must be at least 1.")
+        check_count("num_iterations", self.num_iterations, 1)
+        if is_concrete(self.noise_scale) and not 0.0 < float(self.noise_scale) < math.inf:
+            raise ValueError(f"`noise_scale={self.noise_scale}` must be positive and finite.")
 
     def __call__(self, u: Array, view: View) -> Guided:
         """Condition the Gaussian on the observation."""

@@ -1,5 +1,6 @@
 """MPGD: the denoised event moved along the weight's gradient (He et al., arXiv:2311.16424)."""
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -50,8 +51,8 @@ class MPGD:
 
     def __post_init__(self) -> None:
         """Check the strength."""
-        if not self.strength >= 0.0:
-            raise ValueError(f"`strength={self.strength}` must not be negative.")
+        if not 0.0 <= self.strength < math.inf:
+            raise ValueError(f"`strength={self.strength}` must be finite and not negative.")
 
     def __call__(self, u: Array, view: View) -> Guided:
         """Take the gradient step."""

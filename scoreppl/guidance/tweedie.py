@@ -1,5 +1,6 @@
 """DPS: the weight at the denoised mean (Chung et al., arXiv:2209.14687)."""
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -23,11 +24,21 @@ class Tweedie:
     ----------
     strength
         The factor lambda.
+
+    Raises
+    ------
+    ValueError
+        If `strength` is negative or not finite.
     """
 
     strength: float = 1.0
 
     needs_gradient = True
+
+    def __post_init__(self) -> None:
+        """Check the strength."""
+        if not 0.0 <= self.strength < math.inf:
+            raise ValueError(f"`strength={self.strength}` must be finite and not negative.")
 
     def __call__(self, u: Array, view: View) -> Guided:
         """Shift the denoiser along the gradient through the network."""

@@ -35,6 +35,11 @@ class View(NamedTuple):
 class Guided(NamedTuple):
     """A guidance's answer at a position.
 
+    What is said of the prior defines the discretised prior, against which weights are exact:
+    `denoised` must be the view's ``denoise(u)``, and `covariance`, if given, the denoiser's. All
+    the rest is free: what is poor costs effective draws, and what is not a number guides by
+    nothing.
+
     Attributes
     ----------
     denoised
@@ -63,7 +68,7 @@ class Guided(NamedTuple):
 class Guidance(Protocol):
     """A map from a position to the guided denoiser: one function is enough.
 
-    Whatever it answers, path weights stay exact for the discretised prior: a poor guidance costs
+    However it guides, path weights stay exact for the discretised prior: a poor guidance costs
     effective draws. Parts that state their price have a method ``num_score_evaluations(d)``, and
     those that follow the weight's gradient an attribute ``needs_gradient = True``.
     """

@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.util import is_prng_key
 
+from scoreppl.arguments import check_count
 from scoreppl.line_integral import Quadrature
 from scoreppl.ppl.blocks import check_independent, draw_keys, next_draw
 from scoreppl.ppl.contract import ScoreKernel
@@ -172,8 +173,7 @@ class AnnealedScoreMCMC(ScoreKernel):
             "block_size": block_size,
         }
         for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"`{name}={count}` must be at least 1.")
+            check_count(name, count, 1)
         if isinstance(inner, str) and inner not in _INNERS:
             known = ", ".join(map(repr, _INNERS))
             raise ValueError(f"`inner={inner!r}` is not known; use one of {known} or an Inner.")

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
@@ -18,6 +17,7 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from numpyro.infer.util import unconstrain_fn
 from numpyro.util import is_prng_key
 
+from scoreppl.arguments import check_count
 from scoreppl.ppl.block import Block, Names
 from scoreppl.ppl.contract import ScoreKernel
 from scoreppl.ppl.network_moves import NetworkMoves, check_networks, check_standardise
@@ -150,8 +150,7 @@ class DiffusionMH(ScoreKernel):
         super().__init__(model)
         counts = {"num_levels": (num_levels, 2), "num_proposals": (num_proposals, 1)}
         for name, (count, least) in (counts | {"num_pilots": (num_pilots, 2)}).items():
-            if not isinstance(count, int | np.integer) or count < least:
-                raise ValueError(f"`{name}={count!r}` must be an integer of at least {least}.")
+            check_count(name, count, least)
         for name, value, known in (
             ("coordinates", coordinates, _COORDINATES),
             ("covariance", covariance, _COVARIANCES),

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from numpyro.util import is_prng_key
 
+from scoreppl.arguments import check_count
 from scoreppl.guidance import FullCovariance, Guidance, LineSearch
 from scoreppl.guidance.covariance import FULL_COVARIANCE_LIMIT
 from scoreppl.guidance.differentiable import check_differentiable
@@ -60,8 +61,11 @@ class GuidedState(NamedTuple):
         Score evaluations of a draw, for each event of a score site.
     index
         Place of the next draw in the block.
-    block_z, block_log_weight
-        The paths' ends and log weights of the block.
+    target_weight
+        What the log weight of `z` is before the density of the latents' proposal is taken off,
+        had they been proposed where they ended.
+    block_z, block_log_weight, block_target_weight
+        The same, and the log weights, of the paths of the block.
     ladder, reference
         The discretised prior: log-SNRs of its steps and variances there, fitted on pilot draws
         before the first block.
@@ -79,9 +83,11 @@ class GuidedState(NamedTuple):
     accept_prob: Array
     is_nan: Array
     num_score_evaluations: Array
+    target_weight: Array
     index: Array
     block_z: Values
     block_log_weight: Array
+    block_target_weight: Array
     ladder: Array
     reference: Reference
     latent_proposal: LatentProposal
@@ -148,10 +154,13 @@ class GuidedDiffusion(ScoreKernel):
         super().__init__(model)
         counts = {"num_steps": num_steps, "num_pilots": num_pilots, "block_size": block_size}
         for name, count in counts.items():
-            if count < 2:
-                raise ValueError(f"`{name}={count}` must be at least 2.")
+            check_count(name, count, 2)
+        check_count("num_latent_steps", num_latent_steps, 0)
+        check_count("pilot_rank", pilot_rank, 0)
         if accept not in _ACCEPT:
             raise ValueError(f"`accept={accept!r}` is not known; use 'independence' or None.")
+        if isinstance(guidance, type):
+            raise ValueError(f"`guidance={guidance.__name__}` is a class: add parentheses.")
         if guidance is not None and not callable(guidance):
             raise ValueError(
                 f"`guidance` of type {type(guidance).__name__} is not callable; use a part of "
@@ -160,14 +169,10 @@ class GuidedDiffusion(ScoreKernel):
         self._guidance = guidance
         self._num_steps = num_steps
         self._accept = accept
-        if not 0 <= pilot_rank < num_pilots:
-            raise ValueError(
-                f"`pilot_rank={pilot_rank}` must be at least 0 and below `num_pilots={num_pilots}`."
-            )
+        if pilot_rank >= num_pilots:
+            raise ValueError(f"`pilot_rank={pilot_rank}` must be below `num_pilots={num_pilots}`.")
         self._num_pilots = num_pilots
         self._pilot_rank = pilot_rank
-        if num_latent_steps < 0:
-            raise ValueError(f"`num_latent_steps={num_latent_steps}` must not be negative.")
         self._num_latent_steps = num_latent_steps
         self._block_size = block_size
 
@@ -204,9 +209,11 @@ class GuidedDiffusion(ScoreKernel):
                 accept_prob=jnp.zeros(()),
                 is_nan=jnp.zeros((), bool),
                 num_score_evaluations=jnp.zeros((), int),
+                target_weight=never,
                 index=jnp.asarray(self._block_size),
                 block_z=jax.tree.map(lambda v: jnp.zeros(block + v.shape, v.dtype), z),
                 block_log_weight=jnp.full(block, -jnp.inf),
+                block_target_weight=jnp.full(block, -jnp.inf),
                 ladder=ladder,
                 reference=reference,
                 latent_proposal=proposal.unfitted(_ordinary_vector(z, target).size),
@@ -266,15 +273,23 @@ class GuidedDiffusion(ScoreKernel):
             keys[:, 1], starts, log_proposal, target, chain.ladder, chain.reference,
             guidance,
         )  # fmt: skip
-        block_z, latent_proposal = self._refresh_latents(chain, paths, target)
+        # Before the proposal's density is taken off.
+        target_weight = paths.log_weight + log_proposal
+        block_z, moved_by, latent_proposal = self._refresh_latents(chain, paths, target)
+        # The last refit changed the proposal: what is held is weighed as if proposed by the new
+        # one with the latents it has now.
+        held = proposal.log_density(
+            chain.latent_proposal, _ordinary_vector(chain.z, target), ordinary.log_density(chain.z)
+        )
+        held = jnp.where(jnp.isfinite(held), chain.target_weight - held, -jnp.inf)
         cost = getattr(guidance, "num_score_evaluations", None)
         return chain._replace(
             index=jnp.zeros_like(chain.index),
             block_z=block_z,
             block_log_weight=paths.log_weight,
-            # Weights under another proposal do not compare: the next path is taken as it is.
+            block_target_weight=target_weight + moved_by,
             current_log_weight=jnp.where(
-                chain.i <= chain.num_warmup, -jnp.inf, chain.current_log_weight
+                chain.i <= chain.num_warmup, held, chain.current_log_weight
             ),
             latent_proposal=latent_proposal,
             num_score_evaluations=jnp.asarray(
@@ -284,24 +299,28 @@ class GuidedDiffusion(ScoreKernel):
 
     def _refresh_latents(
         self, chain: GuidedState, paths: Particles, target: Target
-    ) -> tuple[Values, LatentProposal]:
-        """Move the latents given the events and, in warm-up, fit the next proposal to where."""
-        old = chain.latent_proposal
+    ) -> tuple[Values, Array, LatentProposal]:
+        """Move the latents given the events and, in warm-up, fit the next proposal to where.
+
+        The middle one of the three is by how much the move changes the log weights of the target.
+        """
+        old, in_warmup = chain.latent_proposal, chain.i < chain.num_warmup
         if not old.mean.size:
-            return paths.position, old
+            return paths.position, jnp.zeros_like(paths.log_weight), old
         # Keys of its own: the numbers 0 to 3 folded into the chain's are taken.
-        keys = draw_keys(jax.random.fold_in(chain.rng_key, 4), chain.i, self._block_size)
+        phase = jax.random.fold_in(chain.rng_key, jnp.where(in_warmup, 4, 5))
+        keys = draw_keys(phase, chain.i, self._block_size)
         moved = jax.vmap(lambda key, z: proposal.refresh(key, z, target, self._num_latent_steps))(
             keys, paths.position
         )
         weigh = jax.vmap(target.log_weight)
+        moved_by = weigh(moved) - weigh(paths.position)
         # As if a path had been proposed with the latents that suit it: with those of the prior its
         # weight is too small to count.
-        log_weight = paths.log_weight + weigh(moved) - weigh(paths.position)
         values = jax.vmap(lambda z: _ordinary_vector(z, target))(moved)
-        new = proposal.fit(old, values, log_weight)
-        in_warmup = chain.i < chain.num_warmup
-        return moved, jax.tree.map(lambda new, old: jnp.where(in_warmup, new, old), new, old)
+        new = proposal.fit(old, values, paths.log_weight + moved_by)
+        fitted = jax.tree.map(lambda new, old: jnp.where(in_warmup, new, old), new, old)
+        return moved, moved_by, fitted
 
     def _take(self, chain: GuidedState) -> GuidedState:
         proposed = jax.tree.map(lambda v: v[chain.index], chain.block_z)
@@ -320,6 +339,9 @@ class GuidedDiffusion(ScoreKernel):
             z=jax.tree.map(lambda new, old: jnp.where(accepted, new, old), proposed, chain.z),
             log_weight=log_weight,
             current_log_weight=jnp.where(accepted, log_weight, chain.current_log_weight),
+            target_weight=jnp.where(
+                accepted, chain.block_target_weight[chain.index], chain.target_weight
+            ),
             accept_prob=rate,
             is_nan=~is_usable,
             index=chain.index + 1,

@@ -188,7 +188,8 @@ def _inspect(
     if discrete:
         raise ValueError(
             f"Latent sites {discrete} are discrete, which needs a kernel of its own: use "
-            "numpyro.infer.Gibbs with DiscreteGibbs for them and this kernel for the others. "
+            "numpyro.infer.Gibbs with DiscreteGibbs for them and a kernel that can be a block of "
+            "it for the others, such as sp.ScoreMALA or, given a density, sp.DiffusionMH. "
             "Enumeration is not supported."
         )
     for name, site in latents.items():

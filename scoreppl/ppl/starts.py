@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from numpyro.distributions.transforms import biject_to
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import init_to_sample
@@ -83,17 +84,22 @@ def check_weight(model: Model, args: tuple, kwargs: dict, target: Target) -> Non
         return
     # NumPyro gives an observation that is not a number the log density -inf.
     observed = {name: site["value"] for name, site in _observed_sites(model, args, kwargs).items()}
-    broken = [name for name, v in observed.items() if is_concrete(v) and np.any(np.isnan(v))]
+    broken = [name for name, v in observed.items() if is_concrete(v) and not _is_finite(v)]
     if broken:
         raise ValueError(
-            f"Observed sites {broken} hold NaN, and the model's log weight is nowhere finite. "
-            "Leave these values out of the data, or hide them with numpyro.handlers.mask."
+            f"Observed sites {broken} hold NaN or infinite values, and the model's log weight is "
+            "nowhere finite. Leave these values out of the data, or hide them with "
+            "numpyro.handlers.mask."
         )
     if np.all(np.isnan(found)):
         raise ValueError(
             "The model's log weight is not a number at any of 16 draws from the priors; check the "
             "model's arguments for NaN."
         )
+
+
+def _is_finite(value: ArrayLike) -> bool:
+    return bool(np.all(np.isfinite(np.asarray(value, float))))
 
 
 def _observed_sites(model: Model, args: tuple, kwargs: dict) -> dict[str, dict]:

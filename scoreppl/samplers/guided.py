@@ -139,7 +139,9 @@ def guide(
         u, ordinary, log_weight, log_evidence, ancestor = carry
         index, log_snr, next_log_snr, variance, _ = inputs
         level_keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
-        guided = jax.vmap(lambda u, z: guidance(u, look(log_snr, variance, z)))(u, ordinary)
+        guided = jax.vmap(lambda u, z: _usable(guidance(u, look(log_snr, variance, z)), u.shape))(
+            u, ordinary
+        )
         if resampling is not None:
             twisted = log_weight + guided.log_twist
             few = effective_sample_size(twisted) < resampling.threshold * size
@@ -176,6 +178,45 @@ def guide(
     return Particles(position, log_weight, log_evidence, ancestor)
 
 
+def _usable(guided: Guided, shape: tuple[int, ...]) -> Guided:
+    """Check a guidance's answer; what is not a number in it guides by nothing.
+
+    Otherwise paths through where the guidance fails would have no weight, although the prior
+    passes there, and the evidence would lack their share.
+    """
+    if not isinstance(guided, Guided):
+        raise ValueError(
+            f"The guidance returned a {type(guided).__name__}; it must return sp.guidance.Guided("
+            "denoised, guided, log_twist)."
+        )
+    square = shape + shape
+    wanted = {"denoised": shape, "guided": shape, "log_twist": ()}
+    if guided.covariance is not None or guided.guided_covariance is not None:
+        wanted |= {"covariance": square, "guided_covariance": square}
+    if guided.narrowing is not None:
+        wanted["narrowing"] = shape + jnp.shape(guided.narrowing)[1:2]
+    for name, expected in wanted.items():
+        value = getattr(guided, name)
+        found = None if value is None else jnp.shape(value)
+        if found != expected:
+            raise ValueError(
+                f"The guidance's `{name}` has shape {found}; for this event it must be {expected}."
+            )
+    free = [v for v in (guided.guided, guided.guided_covariance, guided.narrowing) if v is not None]
+    usable = jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in free]))
+    twist = jnp.asarray(guided.log_twist)
+
+    def or_else(value: Array | None, other: Array | None) -> Array | None:
+        return None if value is None or other is None else jnp.where(usable, value, other)
+
+    return guided._replace(
+        guided=jnp.where(usable, guided.guided, guided.denoised),
+        log_twist=jnp.where(jnp.isnan(twist) | (twist == jnp.inf), 0.0, twist),
+        guided_covariance=or_else(guided.guided_covariance, guided.covariance),
+        narrowing=or_else(guided.narrowing, jnp.zeros(())),
+    )
+
+
 def _step(
     key: Array,
     u: Array,
@@ -199,6 +240,8 @@ def _step(
         return mean + shift + spread * z, -jnp.sum(shift / spread * (z + 0.5 * shift / spread))
     reference = cholesky_root(floor, gain, guided.covariance)
     proposal = cholesky_root(floor, gain, guided.guided_covariance)
+    # No root: it was no covariance.
+    proposal = jnp.where(jnp.all(jnp.isfinite(proposal)), proposal, reference)
     moved = shift + proposal @ z
     whitened = solve_lower(reference, moved)
     log_volumes = jnp.sum(jnp.log(jnp.diagonal(proposal)) - jnp.log(jnp.diagonal(reference)))

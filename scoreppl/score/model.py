@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from scoreppl.arguments import check_count
 from scoreppl.noise import Schedule, as_float, first_time, is_concrete, time_grid
 from scoreppl.solvers import Solver, multistep
 
@@ -107,8 +108,12 @@ def reverse_diffusion(
     ValueError
         If `num_steps`, `spacing` or `sample_shape` is not as above.
     """
-    if num_steps < 1:
-        raise ValueError(f"`num_steps={num_steps}` must be at least 1.")
+    num_steps = check_count("num_steps", num_steps, 1)
+    if not callable(solver):
+        raise ValueError(
+            f"`solver={solver!r}` is not callable; use a part of sp.solvers, such as "
+            "sp.solvers.unipc()."
+        )
     shape = check_shape("sample_shape", sample_shape)
     times = _times(model, num_steps, spacing)
     # A model that is no pytree cannot be an argument of a compiled function.

@@ -28,6 +28,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from scoreppl.arguments import check_count
 from scoreppl.noise import Schedule, first_time, time_grid
 from scoreppl.noise.grid import LOG_SNR_LIMIT, SPACINGS
 from scoreppl.solvers.exponential import Exponential
@@ -130,10 +131,9 @@ def search(
         ("num_steps", num_steps, 2),
         ("num_starts", num_starts, 1),
         ("num_trials", num_trials, 0),
-        ("reference_steps", reference_steps, num_steps + 1),
     ):
-        if value < least:
-            raise ValueError(f"`{name}={value}` must be at least {least}.")
+        check_count(name, value, least)
+    check_count("reference_steps", reference_steps, num_steps + 1)
     key_starts, key_trials = jax.random.split(key)
     noise, start, count = model.noise, first_time(model.noise), num_steps - 1
     starts = noise(start)[1] * jax.random.normal(key_starts, (num_starts, *model.event_shape))

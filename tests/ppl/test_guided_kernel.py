@@ -167,6 +167,86 @@ def test_several_sites_in_plates_and_no_ordinary_latent():
     assert abs(found.log_evidence - exact) < 4 * found.standard_error + 0.05
 
 
+@pytest.mark.parametrize("has_latent", [False, True])
+def test_the_first_draw_after_the_warm_up_has_the_posterior(has_latent):
+    """The chain goes on from the warm-up's last state, not from a path that nobody weighed."""
+
+    def plain():
+        x = numpyro.sample("x", sp.ScorePrior(PRIOR))
+        numpyro.factor("fit", -2.0 * (x[0] - 1.5) ** 2)
+
+    kernel = sp.GuidedDiffusion(
+        model if has_latent else plain, guidance=sp.guidance.Unguided(), num_steps=24,
+        num_pilots=128, block_size=50,
+    )  # fmt: skip
+    mcmc = MCMC(
+        kernel, num_warmup=150, num_samples=1, num_chains=300,
+        chain_method="vectorized", progress_bar=False,
+    )  # fmt: skip
+    mcmc.run(jax.random.key(0), *((Y,) if has_latent else ()), extra_fields=("accept_prob",))
+    x = np.asarray(mcmc.get_samples()["x"], float)[:, 0]
+    assert np.mean(np.asarray(mcmc.get_extra_fields()["accept_prob"]) == 1.0) < 0.9
+    if has_latent:
+        mean, sd = truth()[1]["x"]
+        log_s = np.log(np.asarray(mcmc.get_samples()["s"], float))
+        s_mean, s_sd = truth()[1]["s"]
+        assert abs(log_s.mean() - s_mean) < 4.5 * s_sd / np.sqrt(300)
+    else:
+        grid = np.linspace(-5, 6, 4001)
+        density = (WEIGHTS * stats.norm.pdf(grid[:, None], MEANS, SCALES)).sum(1)
+        density = density * np.exp(-2.0 * (grid - 1.5) ** 2)
+        mean = np.sum(grid * density) / density.sum()
+        sd = np.sqrt(np.sum((grid - mean) ** 2 * density) / density.sum())
+    # Four and a half standard errors of 300 independent chains, in three means: 2e-5. Paths as
+    # they come have the prior's mean, 0.43.
+    assert abs(x.mean() - mean) < 4.5 * sd / np.sqrt(300)
+
+
+def half(u, view):
+    denoised = view.denoise(u)
+    return Guided(denoised, jnp.where(u > 0.3, jnp.nan, denoised + 0.1), jnp.nan)
+
+
+# About half of all paths rightly have no weight, which the Pareto k takes for a tail.
+@pytest.mark.filterwarnings("ignore:The weights' Pareto k")
+@pytest.mark.parametrize("guidance", [sp.guidance.LAGS(), sp.guidance.MPGD(0.3), half])
+def test_a_guidance_without_numbers_somewhere_keeps_the_evidence(guidance):
+    """What lies where the gradient is not a number on the way is a third of the whole and more."""
+
+    def rooted():
+        x = numpyro.sample("x", sp.ScorePrior(PRIOR))
+        numpyro.factor("fit", -0.5 * (jnp.sqrt(x[0]) - 1.0) ** 2)
+
+    kernel = sp.GuidedDiffusion(rooted, guidance=guidance, num_steps=24, block_size=500)
+    mcmc = MCMC(kernel, num_warmup=0, num_samples=4_000, progress_bar=False)
+    mcmc.run(jax.random.key(0))
+    grid = np.linspace(1e-6, 6, 20_001)
+    density = (WEIGHTS * stats.norm.pdf(grid[:, None], MEANS, SCALES)).sum(1)
+    density = density * np.exp(-0.5 * (np.sqrt(grid) - 1.0) ** 2)
+    exact = np.log(density.sum() * (grid[1] - grid[0]))
+    found = sp.estimators.log_evidence(mcmc.get_extra_fields()["log_weight"])
+    # Four and a half standard errors, and the discretisation of 24 steps.
+    assert abs(found.log_evidence - exact) < 4.5 * found.standard_error + 0.02
+    assert found.standard_error < 0.02
+
+
+@pytest.mark.parametrize(
+    "answer, message",
+    [
+        (lambda d: d, "returned a"),
+        (lambda d: Guided(d, jnp.zeros(3), 0.0), r"`guided` has shape \(3,\).*must be \(1,\)"),
+        (lambda d: Guided(d, d, jnp.zeros(2)), r"`log_twist` has shape \(2,\).*must be \(\)"),
+        (lambda d: Guided(d, d, 0.0, None, jnp.eye(1)), r"`covariance` has shape None"),
+    ],
+)
+def test_a_wrong_answer_of_a_guidance_is_named(answer, message):
+    kernel = sp.GuidedDiffusion(
+        model, guidance=lambda u, view: answer(view.denoise(u)), num_steps=4
+    )
+    with pytest.raises(ValueError, match=message):
+        MCMC(kernel, num_warmup=0, num_samples=2, progress_bar=False).run(jax.random.key(0), Y)
+
+
 def test_paths_without_weight_are_rejected_and_counted():
     def hard():
         x = numpyro.sample("x", sp.ScorePrior(PRIOR))
@@ -194,6 +274,10 @@ def test_paths_without_weight_are_rejected_and_counted():
         ({"num_latent_steps": -1}, "`num_latent_steps=-1`"),
         ({"accept": "always"}, "`accept='always'`"),
         ({"guidance": "LAGS"}, "`guidance` of type str"),
+        ({"guidance": sp.guidance.LAGS}, "`guidance=LAGS` is a class"),
+        ({"num_steps": 4.5}, "`num_steps=4.5` must be an integer"),
+        ({"block_size": "8"}, "`block_size='8'` must be an integer"),
+        ({"num_pilots": True}, "`num_pilots=True` must be an integer"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
@@ -218,7 +302,7 @@ def test_models_without_score_sites_starts_and_gibbs_are_refused():
     with pytest.raises(ValueError, match="improper prior"):
         MCMC(sp.GuidedDiffusion(improper), num_warmup=1, num_samples=1).run(jax.random.key(0))
     mcmc = MCMC(sp.GuidedDiffusion(model), num_warmup=1, num_samples=1, progress_bar=False)
-    with pytest.raises(ValueError, match="hold NaN"):
+    with pytest.raises(ValueError, match="hold NaN or infinite"):
         mcmc.run(jax.random.key(0), np.array([0.1, np.nan, 0.2]))
     with pytest.raises(ValueError, match="`init_params` has no place here"):
         mcmc.run(jax.random.key(0), Y, init_params={"s": jnp.zeros(())})

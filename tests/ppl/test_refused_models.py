@@ -122,7 +122,7 @@ def test_discrete_and_delta_latents():
         numpyro.sample("c", dist.Bernoulli(0.5))
         numpyro.sample("d", dist.Poisson(1.0), infer={"enumerate": "parallel"})
 
-    with pytest.raises(ValueError, match=r"\['c', 'd'\] are discrete.*Gibbs with DiscreteGibbs"):
+    with pytest.raises(ValueError, match=r"\['c', 'd'\] are discrete.*DiscreteGibbs.*ScoreMALA"):
         weight_of_model(discrete, random.key(0))
 
     def delta():
