@@ -32,6 +32,8 @@ from tests.problems import observed, problem, truth
 
 OUT = Path(__file__).parents[1] / "tables" / "guidance.md"
 NUM_RUNS, NUM_PATHS = 12, 1_000
+# The default of GuidedDiffusion.
+MAX_SHIFT = 0.2
 PROBLEMS = ("lg8", "pois8", "lg30")
 
 
@@ -73,7 +75,7 @@ def measure(name: str, guidance: Guidance, num_steps: int) -> tuple[np.ndarray, 
         )
         keys, nothing = jax.random.split(key_paths, NUM_PATHS), jnp.zeros(NUM_PATHS)
         paths, late = (
-            guide(keys, start, nothing, target, ladder, reference, guidance, resampling)
+            guide(keys, start, nothing, target, ladder, reference, guidance, resampling, MAX_SHIFT)
             for resampling in (None, Resampling())
         )
         share = jax.nn.softmax(paths.log_weight)

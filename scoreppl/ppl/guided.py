@@ -3,6 +3,7 @@
 # NumPyro declares these fields as properties, hence
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
+from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -122,6 +123,10 @@ class GuidedDiffusion(ScoreKernel):
     pilot_rank
         Directions of the denoiser's error whose covariance the reference keeps at each level, for
         guidances that use the level's variance; 0: one variance a site.
+    max_shift
+        Longest shift of a step by a guidance without a covariance of its own, root mean square
+        over coordinates, in standard deviations of the step: where such a guidance overshoots, it
+        makes the tail of the weights. ``inf``: the guidance as it is.
     num_latent_steps
         Metropolis steps of the ordinary latents, given the event, at the end of each path; each is
         one evaluation of the weight.
@@ -148,6 +153,7 @@ class GuidedDiffusion(ScoreKernel):
         accept: str | None = "independence",
         num_pilots: int = 256,
         pilot_rank: int = 0,
+        max_shift: float = 0.2,
         num_latent_steps: int = 60,
         block_size: int = 64,
     ) -> None:
@@ -173,6 +179,9 @@ class GuidedDiffusion(ScoreKernel):
             raise ValueError(f"`pilot_rank={pilot_rank}` must be below `num_pilots={num_pilots}`.")
         self._num_pilots = num_pilots
         self._pilot_rank = pilot_rank
+        if isinstance(max_shift, bool) or not isinstance(max_shift, Real) or not max_shift > 0:
+            raise ValueError(f"`max_shift={max_shift!r}` must be a positive number.")
+        self._max_shift = float(max_shift)
         self._num_latent_steps = num_latent_steps
         self._block_size = block_size
 
@@ -271,7 +280,7 @@ class GuidedDiffusion(ScoreKernel):
         guidance = self._build_guidance(size)
         paths = guide(
             keys[:, 1], starts, log_proposal, target, chain.ladder, chain.reference,
-            guidance,
+            guidance, max_shift=self._max_shift,
         )  # fmt: skip
         # Before the proposal's density is taken off.
         target_weight = paths.log_weight + log_proposal

@@ -81,6 +81,7 @@ def guide(
     reference: Reference,
     guidance: Guidance,
     resampling: Resampling | None = None,
+    max_shift: float = jnp.inf,
 ) -> Particles:
     """Draw weighted particles by guided reverse diffusion.
 
@@ -103,6 +104,11 @@ def guide(
         Gives the guided denoiser.
     resampling
         When to resample; None for independent particles.
+    max_shift
+        Longest shift of a step by a guidance without a covariance of its own, root mean square
+        over coordinates, in standard deviations of the step; a longer one is shortened. The weight
+        of a path varies by exp(r z), z standard normal, for a shift of length r: the few longest,
+        where such a guidance overshoots, make the tail.
     """
     size = len(log_proposal)
     shapes = jax.tree.map(lambda v: v[0], score_values(position, target))
@@ -127,7 +133,7 @@ def guide(
         there = look(next_log_snr, variance, ordinary).scale
         there = jnp.where(jnp.isinf(next_log_snr), 0.0, there)
         ratio = (there / view.scale) ** 2
-        return _step(key, u, ratio, there, variance, guided, factor)
+        return _step(key, u, ratio, there, variance, guided, factor, max_shift)
 
     def number(key: Array) -> Array:
         return jax.random.normal(key, flat.shape, flat.dtype)
@@ -225,6 +231,7 @@ def _step(
     variance: Array,
     guided: Guided,
     factor: Array | None,
+    max_shift: float,
 ) -> tuple[Array, Array]:
     """Propose the next event; return it and the log ratio of reference and proposal."""
     gain = 1.0 - ratio
@@ -235,7 +242,10 @@ def _step(
     if guided.covariance is None or guided.guided_covariance is None:
         spread = jnp.sqrt(floor + gain**2 * variance)
         if factor is not None or guided.narrowing is not None:
-            return _low_rank_step(z, mean, shift, gain, spread, floor, factor, guided.narrowing)
+            return _low_rank_step(
+                z, mean, shift, gain, spread, floor, factor, guided.narrowing, max_shift
+            )
+        shift = _shortened(shift, shift / spread, max_shift)
         # Both have this variance: log N(z + shift / spread) - log N(z).
         return mean + shift + spread * z, -jnp.sum(shift / spread * (z + 0.5 * shift / spread))
     reference = cholesky_root(floor, gain, guided.covariance)
@@ -248,6 +258,11 @@ def _step(
     return mean + moved, 0.5 * jnp.sum(z**2 - whitened**2) + log_volumes
 
 
+def _shortened(shift: Array, whitened: Array, max_shift: float) -> Array:
+    length = jnp.sqrt(jnp.mean(whitened**2))
+    return shift * jnp.minimum(1.0, max_shift / jnp.where(length > 0, length, 1.0))
+
+
 def _low_rank_step(
     z: Array,
     mean: Array,
@@ -257,12 +272,14 @@ def _low_rank_step(
     floor: Array,
     factor: Array | None,
     narrowing: Array | None,
+    max_shift: float,
 ) -> tuple[Array, Array]:
     added, removed = (
         None if part is None else gain[:, None] * part for part in (factor, narrowing)
     )
     least = jnp.maximum(jnp.min(floor / spread**2), _LEAST_SHARE)
     reference, proposal = step_roots(spread, added, removed, least)
+    shift = _shortened(shift, reference.whiten(shift), max_shift)
     moved = shift + proposal.apply(z)
     whitened = reference.whiten(moved)
     log_volumes = proposal.log_volume - reference.log_volume

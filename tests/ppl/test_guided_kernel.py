@@ -272,6 +272,8 @@ def test_paths_without_weight_are_rejected_and_counted():
         ({"block_size": 0}, "`block_size=0`"),
         ({"num_pilots": 0}, "`num_pilots=0`"),
         ({"num_latent_steps": -1}, "`num_latent_steps=-1`"),
+        ({"max_shift": 0.0}, "`max_shift=0.0`"),
+        ({"max_shift": "0.2"}, "`max_shift='0.2'`"),
         ({"accept": "always"}, "`accept='always'`"),
         ({"guidance": "LAGS"}, "`guidance` of type str"),
         ({"guidance": sp.guidance.LAGS}, "`guidance=LAGS` is a class"),

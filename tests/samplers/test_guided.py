@@ -174,15 +174,15 @@ def with_half_the_ratio(step):
 def with_the_narrow_reference(step):
     """The variance of DDPM, which leaves out that of x_0 given u."""
 
-    def mutant(key, u, ratio, scale, variance, found, factor):
-        return step(key, u, ratio, scale, 0.3 * variance, found, factor)
+    def mutant(key, u, ratio, scale, variance, found, *rest):
+        return step(key, u, ratio, scale, 0.3 * variance, found, *rest)
 
     return mutant
 
 
 def with_volumes_dropped(step):
-    def mutant(key, u, ratio, scale, variance, found, factor):
-        moved, log_ratio = step(key, u, ratio, scale, variance, found, factor)
+    def mutant(key, u, ratio, scale, variance, found, *rest):
+        moved, log_ratio = step(key, u, ratio, scale, variance, found, *rest)
         gain = 1.0 - ratio
         roots = [
             cholesky_root(scale**2 * gain, gain, matrix)
