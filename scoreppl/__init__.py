@@ -8,6 +8,8 @@ from importlib.metadata import version
 
 from scoreppl import (
     analytic,
+    compose,
+    correctors,
     diagnostics,
     estimators,
     guidance,
@@ -18,6 +20,14 @@ from scoreppl import (
     pretrained,
     solvers,
 )
+from scoreppl.compose import (
+    classifier_free,
+    geometric_average,
+    mixture,
+    negate,
+    product,
+    temper,
+)
 from scoreppl.inference_data import to_inference_data
 from scoreppl.network_file import load_score_network, read_card, save_score_network
 from scoreppl.ppl.annealed import AnnealedScoreMCMC
@@ -26,6 +36,7 @@ from scoreppl.ppl.guided import GuidedDiffusion
 from scoreppl.ppl.local_kernels import ScoreHMC, ScoreMALA, ScoreNUTS
 from scoreppl.ppl.potential import log_weight
 from scoreppl.ppl.prior import ScorePrior
+from scoreppl.ppl.smc import ScoreSMC
 from scoreppl.score import ScoreModel, ScoreNetwork
 from scoreppl.target import Target
 
@@ -41,20 +52,29 @@ __all__ = [
     "ScoreNUTS",
     "ScoreNetwork",
     "ScorePrior",
+    "ScoreSMC",
     "Target",
     "analytic",
+    "classifier_free",
+    "compose",
+    "correctors",
     "diagnostics",
     "estimators",
+    "geometric_average",
     "guidance",
     "line_integral",
     "load_score_network",
     "log_weight",
     "mcmc",
+    "mixture",
+    "negate",
     "noise",
     "plots",
     "pretrained",
+    "product",
     "read_card",
     "save_score_network",
     "solvers",
+    "temper",
     "to_inference_data",
 ]

@@ -1,6 +1,7 @@
 """Checks of arguments that several parts share."""
 
 import operator
+from numbers import Real
 from typing import Any
 
 
@@ -15,3 +16,11 @@ def check_count(name: str, value: Any, least: int) -> int:
     if count < least:
         raise ValueError(f"`{name}={value!r}` must be at least {least}.")
     return count
+
+
+def check_positive(name: str, value: Any) -> float:
+    """Return a positive number, infinity included, or say which argument is none."""
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
+    if not number > 0:
+        raise ValueError(f"`{name}={value!r}` must be a positive number.")
+    return number

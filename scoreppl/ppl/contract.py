@@ -41,6 +41,31 @@ class CheapModel:
         return hash(self.model)
 
 
+def bind_target(
+    model: Model, args: tuple, kwargs: dict, noise_level: float | None = None
+) -> Target:
+    """Bind the weight and the score models to the model's (possibly traced) arguments."""
+    priors = score_sites(model, args, kwargs)
+    return Target(
+        score_models={name: prior.score_model for name, prior in priors.items()},
+        floors={
+            name: prior.noise_level if noise_level is None else noise_level
+            for name, prior in priors.items()
+        },
+        log_weight=log_weight(model, *args, **kwargs),
+    )
+
+
+def constrainer(model: Model, args: tuple, kwargs: dict) -> Callable[[Values], Values]:
+    """From unconstrained values to constrained ones with the deterministic sites."""
+
+    def constrain(z: Values) -> Values:
+        flat = seed(flat_scores(model), jax.random.key(0))
+        return constrain_fn(flat, args, kwargs, z, return_deterministic=True)
+
+    return constrain
+
+
 class ScoreKernel(MCMCKernel):
     """Handling of the model, of its arguments and of pickling.
 
@@ -72,24 +97,11 @@ class ScoreKernel(MCMCKernel):
 
     def _target(self, args: tuple, kwargs: dict) -> Target:
         """Bind the weight and the score models to the model's (possibly traced) arguments."""
-        priors = score_sites(self._model, args, kwargs)
-        return Target(
-            score_models={name: prior.score_model for name, prior in priors.items()},
-            floors={
-                name: prior.noise_level if self._noise_level is None else self._noise_level
-                for name, prior in priors.items()
-            },
-            log_weight=log_weight(self._model, *args, **kwargs),
-        )
+        return bind_target(self._model, args, kwargs, self._noise_level)
 
     def postprocess_fn(self, model_args: tuple, model_kwargs: dict) -> Callable:
         """From unconstrained values to constrained ones with the deterministic sites."""
-
-        def constrain(z: Values) -> Values:
-            flat = seed(flat_scores(self._model), jax.random.key(0))
-            return constrain_fn(flat, model_args, model_kwargs or {}, z, return_deterministic=True)
-
-        return constrain
+        return constrainer(self._model, model_args, model_kwargs or {})
 
     def wrap_model(self, wrapper: Callable) -> "ScoreKernel":
         """Return a copy on ``wrapper(model)``, to be initialised anew."""

@@ -3,7 +3,6 @@
 # NumPyro declares these fields as properties, hence
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportReturnType=false, reportAssignmentType=false
-from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from numpyro.util import is_prng_key
 
-from scoreppl.arguments import check_count
+from scoreppl.arguments import check_count, check_positive
 from scoreppl.guidance import FullCovariance, Guidance, LineSearch
 from scoreppl.guidance.covariance import FULL_COVARIANCE_LIMIT
 from scoreppl.guidance.differentiable import check_differentiable
@@ -179,9 +178,7 @@ class GuidedDiffusion(ScoreKernel):
             raise ValueError(f"`pilot_rank={pilot_rank}` must be below `num_pilots={num_pilots}`.")
         self._num_pilots = num_pilots
         self._pilot_rank = pilot_rank
-        if isinstance(max_shift, bool) or not isinstance(max_shift, Real) or not max_shift > 0:
-            raise ValueError(f"`max_shift={max_shift!r}` must be a positive number.")
-        self._max_shift = float(max_shift)
+        self._max_shift = check_positive("max_shift", max_shift)
         self._num_latent_steps = num_latent_steps
         self._block_size = block_size
 

@@ -11,19 +11,21 @@ conservative. Resampling, where it is asked for, divides the product into factor
 guidance's twist in between, and keeps the mean: twisted diffusion (Wu et al., arXiv:2306.17775).
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from blackjax.smc.resampling import systematic
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logsumexp
 
 from scoreppl.guidance import Guidance, Guided, View
 from scoreppl.linear_algebra import solve_lower
+from scoreppl.samplers.divergence import leading_integral, leading_rate
 from scoreppl.samplers.low_rank import step_roots
 from scoreppl.samplers.reference import Reference, cholesky_root, score_values
+from scoreppl.samplers.smc import Look, Resampling, Trace, run_levels
 from scoreppl.target import Position, Target
 
 # A proposal narrower than this share of the reference's variance would have unbounded weights.
@@ -43,33 +45,15 @@ class Particles(NamedTuple):
         Log of the estimate of E[w], whose mean is exact for the discretised prior.
     ancestor
         Which particle of the start each comes from, shape ``(num_particles,)``.
+    trace
+        What happened at each level.
     """
 
     position: Position
     log_weight: Array
     log_evidence: Array
     ancestor: Array
-
-
-class Resampling(NamedTuple):
-    """When particles are resampled.
-
-    Attributes
-    ----------
-    threshold
-        Below this share of effective particles.
-    first_log_snr
-        Only at levels with more signal than this: twists at high noise are unreliable, and
-        resampling by them loses modes.
-    """
-
-    threshold: float = 0.5
-    first_log_snr: float = 0.0
-
-
-def effective_sample_size(log_weight: Array) -> Array:
-    """(sum w)^2 / sum w^2 of log weights along the last axis."""
-    return jnp.exp(2 * logsumexp(log_weight, -1) - logsumexp(2 * log_weight, -1))
+    trace: Trace
 
 
 def guide(
@@ -82,6 +66,7 @@ def guide(
     guidance: Guidance,
     resampling: Resampling | None = None,
     max_shift: float = jnp.inf,
+    num_probes: int | None = None,
 ) -> Particles:
     """Draw weighted particles by guided reverse diffusion.
 
@@ -109,79 +94,141 @@ def guide(
         over coordinates, in standard deviations of the step; a longer one is shortened. The weight
         of a path varies by exp(r z), z standard normal, for a shift of length r: the few longest,
         where such a guidance overshoots, make the tail.
+    num_probes
+        Probes of the Laplacians that weigh compositions (`scoreppl.compose.Leading` sites), at 2
+        evaluations each; None: exact, at 2 d.
     """
-    size = len(log_proposal)
     shapes = jax.tree.map(lambda v: v[0], score_values(position, target))
-    flat, unravel = ravel_pytree(shapes)
-
-    def look(log_snr: Array, variance: Array, ordinary: Position) -> View:
-        times = target.times(log_snr)
-        scales = {name: jnp.full_like(shapes[name], s) for name, s in target.scales(times).items()}
-        return View(
-            lambda u: ravel_pytree(target.denoise(unravel(u), times))[0],
-            lambda x: target.log_weight(ordinary | unravel(x)),
-            ravel_pytree(scales)[0],
-            variance,
-            reference.data_scale,
-        )
-
-    def advance(
-        key: Array, u: Array, ordinary: Position, guided: Guided, inputs: tuple
-    ) -> tuple[Array, Array]:
-        log_snr, next_log_snr, variance, factor = inputs
-        view = look(log_snr, variance, ordinary)
-        there = look(next_log_snr, variance, ordinary).scale
-        there = jnp.where(jnp.isinf(next_log_snr), 0.0, there)
-        ratio = (there / view.scale) ** 2
-        return _step(key, u, ratio, there, variance, guided, factor, max_shift)
-
-    def number(key: Array) -> Array:
-        return jax.random.normal(key, flat.shape, flat.dtype)
-
-    first = look(ladder[0], reference.denoising_variance[0], position)
-    u = first.scale * jax.vmap(number)(keys)
-
-    def level(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
-        u, ordinary, log_weight, log_evidence, ancestor = carry
-        index, log_snr, next_log_snr, variance, _ = inputs
-        level_keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
-        guided = jax.vmap(lambda u, z: _usable(guidance(u, look(log_snr, variance, z)), u.shape))(
-            u, ordinary
-        )
-        if resampling is not None:
-            twisted = log_weight + guided.log_twist
-            few = effective_sample_size(twisted) < resampling.threshold * size
-            is_due = few & (log_snr > resampling.first_log_snr)
-            total = logsumexp(twisted)
-            share = jnp.exp(twisted - jnp.where(jnp.isfinite(total), total, 0.0))
-            chosen = jnp.where(
-                is_due,
-                systematic(jax.random.fold_in(level_keys[0], 0), share, size),
-                jnp.arange(size),
-            )
-            u, ordinary, guided, ancestor = jax.tree.map(
-                lambda v: v[chosen], (u, ordinary, guided, ancestor)
-            )
-            # What remains of a resampled particle's weight is what its twist must give back.
-            log_weight = jnp.where(is_due, -guided.log_twist, log_weight)
-            log_evidence += jnp.where(is_due, total - jnp.log(size), 0.0)
-        moved, ratio = jax.vmap(lambda k, u, z, g: advance(k, u, z, g, inputs[1:]))(
-            level_keys, u, ordinary, guided
-        )
-        return (moved, ordinary, log_weight + ratio, log_evidence, ancestor), None
-
-    following = jnp.concatenate([ladder[1:], jnp.full(1, jnp.inf)])
-    start = (u, position, -log_proposal, jnp.zeros(()), jnp.arange(size))
-    levels = (jnp.arange(len(ladder)), ladder, following)
-    (u, ordinary, log_weight, log_evidence, ancestor), _ = jax.lax.scan(
-        level, start, (*levels, reference.denoising_variance, reference.factor)
+    method = GuidedPaths(target, reference, guidance, shapes, max_shift, num_probes)
+    levels = LadderLevel(
+        jnp.arange(len(ladder)),
+        ladder,
+        jnp.concatenate([ladder[1:], jnp.full(1, jnp.inf)]),
+        _trapezoid(ladder),
+        reference.denoising_variance,
+        reference.factor,
     )
-    position = jax.vmap(lambda z, u: z | unravel(u))(ordinary, u)
-    log_weight = log_weight + jax.vmap(target.log_weight)(position)
+    start = method.start(keys, position, jax.tree.map(lambda v: v[0], levels))
+    found = run_levels(keys, start, -log_proposal, method, levels, ladder, resampling)
+    position = jax.vmap(method.position)(found.particles)
+    log_weight = found.log_weight + jax.vmap(target.log_weight)(position)
     # A weight that is not a number counts as none.
     log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
-    log_evidence = log_evidence + logsumexp(log_weight) - jnp.log(size)
-    return Particles(position, log_weight, log_evidence, ancestor)
+    log_evidence = found.log_evidence + logsumexp(log_weight) - jnp.log(len(log_weight))
+    log_evidence += leading_integral(shapes, target, ladder[0], reference.data_scale)
+    return Particles(position, log_weight, log_evidence, found.ancestor, found.trace)
+
+
+class LadderLevel(NamedTuple):
+    """A level of the ladder.
+
+    Attributes
+    ----------
+    index
+        Its number.
+    log_snr, next_log_snr
+        Its log-SNR and that of the next.
+    width
+        Its share of an integral over -log s, by the trapezoid rule.
+    variance, factor
+        Of the reference.
+    """
+
+    index: Array
+    log_snr: Array
+    next_log_snr: Array
+    width: Array
+    variance: Array
+    factor: Array | None
+
+
+@dataclass(frozen=True)
+class GuidedPaths:
+    """Guided reverse diffusion as a Feynman-Kac method; particles are noisy events and latents."""
+
+    target: Target
+    reference: Reference
+    guidance: Guidance
+    shapes: Position
+    max_shift: float
+    num_probes: int | None
+
+    def start(self, keys: Array, position: Position, level: LadderLevel) -> tuple[Array, Position]:
+        """Draw noise at the first level."""
+        flat, _ = ravel_pytree(self.shapes)
+
+        def number(key: Array) -> Array:
+            return jax.random.normal(key, flat.shape, flat.dtype)
+
+        scale = self._view(level.log_snr, level.variance, {}).scale
+        return scale * jax.vmap(number)(keys), position
+
+    def position(self, particle: tuple[Array, Position]) -> Position:
+        """Return a particle as values of all sites."""
+        u, ordinary = particle
+        return ordinary | ravel_pytree(self.shapes)[1](u)
+
+    def look(self, keys: Array, particles: tuple[Array, Position], level: LadderLevel) -> Look:
+        """Guide every particle."""
+
+        def guided(u: Array, ordinary: Position) -> Guided:
+            view = self._view(level.log_snr, level.variance, ordinary)
+            return _usable(self.guidance(u, view), u.shape)
+
+        def rate(key: Array, u: Array) -> Array:
+            # The same signs at every level, which alternates them.
+            flat = jax.random.rademacher(key, u.shape, u.dtype)
+            unravel = ravel_pytree(self.shapes)[1]
+            return leading_rate(
+                unravel(u), self.target, level.log_snr, level.index, unravel(flat), self.num_probes
+            )
+
+        found = jax.vmap(guided)(*particles)
+        slots = jax.vmap(jax.random.key)(jnp.arange(len(keys)))
+        increment = level.width * jax.vmap(rate)(slots, particles[0])
+        return Look(found, increment, found.log_twist)
+
+    def move(
+        self,
+        keys: Array,
+        particles: tuple[Array, Position],
+        seen: Guided,
+        log_weight: Array,
+        level: LadderLevel,
+    ) -> tuple[tuple[Array, Position], Array]:
+        """Step to the next level; the increment is the log ratio of reference and proposal."""
+        scale = self._view(level.log_snr, level.variance, {}).scale
+        there = self._view(level.next_log_snr, level.variance, {}).scale
+        there = jnp.where(jnp.isinf(level.next_log_snr), 0.0, there)
+        ratio = (there / scale) ** 2
+
+        def step(key: Array, u: Array, guided: Guided) -> tuple[Array, Array]:
+            return _step(key, u, ratio, there, level.variance, guided, level.factor, self.max_shift)
+
+        u, ordinary = particles
+        moved, increment = jax.vmap(step)(keys, u, seen)
+        return (moved, ordinary), increment
+
+    def _view(self, log_snr: Array, variance: Array, ordinary: Position) -> View:
+        unravel = ravel_pytree(self.shapes)[1]
+        times = self.target.times(log_snr)
+        scales = self.target.scales(times)
+        spread = {name: jnp.full_like(v, scales[name]) for name, v in self.shapes.items()}
+        return View(
+            lambda u: ravel_pytree(self.target.denoise(unravel(u), times))[0],
+            lambda x: self.target.log_weight(ordinary | unravel(x)),
+            ravel_pytree(spread)[0],
+            variance,
+            self.reference.data_scale,
+        )
+
+
+def _trapezoid(ladder: Array) -> Array:
+    """Widths in -log s; below the last level, to data, what is integrated falls like s^2."""
+    steps = 0.5 * jnp.diff(ladder)
+    return 0.5 * jnp.concatenate([jnp.zeros(1), steps]) + 0.5 * jnp.concatenate(
+        [steps, jnp.ones(1)]
+    )
 
 
 def _usable(guided: Guided, shape: tuple[int, ...]) -> Guided:

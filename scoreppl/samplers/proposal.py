@@ -8,7 +8,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from scoreppl.linear_algebra import cholesky, solve_lower
-from scoreppl.samplers.guided import effective_sample_size
+from scoreppl.samplers.smc import effective_sample_size
 from scoreppl.target import Position, Target
 
 # The prior keeps this share, so that no weight exceeds five times what it was under the prior.

@@ -9,8 +9,9 @@ import pytest
 
 from scoreppl.analytic import GaussianMixture
 from scoreppl.guidance import Lookahead, Unguided
-from scoreppl.samplers.guided import effective_sample_size, guide
+from scoreppl.samplers.guided import guide
 from scoreppl.samplers.reference import angle_ladder
+from scoreppl.samplers.smc import effective_sample_size
 from scoreppl.solvers import multistep
 from scoreppl.target import Target
 from tests.given_ladder import reference_at

@@ -24,8 +24,9 @@ from scoreppl.guidance import (
     Tweedie,
     Unguided,
 )
-from scoreppl.samplers.guided import Resampling, effective_sample_size, guide
+from scoreppl.samplers.guided import guide
 from scoreppl.samplers.reference import Reference, angle_ladder
+from scoreppl.samplers.smc import Resampling, effective_sample_size
 from scoreppl.target import Target
 from tests import problems
 from tests.given_ladder import reference_at

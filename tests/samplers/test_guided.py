@@ -21,7 +21,7 @@ from scoreppl.guidance import (
     Tweedie,
 )
 from scoreppl.samplers import guided
-from scoreppl.samplers.guided import Resampling, effective_sample_size, guide
+from scoreppl.samplers.guided import guide
 from scoreppl.samplers.low_rank import LowRankRoot
 from scoreppl.samplers.reference import (
     Reference,
@@ -29,6 +29,7 @@ from scoreppl.samplers.reference import (
     cholesky_root,
     measure_reference,
 )
+from scoreppl.samplers.smc import Resampling, effective_sample_size
 from scoreppl.target import Target
 from tests import problems
 from tests.given_ladder import reference_at

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from scoreppl.guidance import Guided
-from scoreppl.samplers.guided import effective_sample_size, guide
+from scoreppl.samplers.guided import guide
+from scoreppl.samplers.smc import effective_sample_size
 from tests.samplers.test_guided import LADDER, REFERENCE, TARGET, evidence
 
 

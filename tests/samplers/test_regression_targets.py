@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from scoreppl.guidance import FullCovariance, Guidance, LimitState, LineSearch, RandomNumbers
-from scoreppl.samplers.guided import Resampling, effective_sample_size, guide
+from scoreppl.samplers.guided import guide
 from scoreppl.samplers.reference import angle_ladder
+from scoreppl.samplers.smc import Resampling, effective_sample_size
 from scoreppl.target import Target
 from tests import problems, rare_problems
 from tests.given_ladder import reference_at

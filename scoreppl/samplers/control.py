@@ -1,0 +1,176 @@
+"""What a corrector chooses: how its drift is traded against its weight.
+
+The formulas are in `scoreppl.samplers.correctors`.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from scoreppl.noise import register_part
+
+# Of the regression's correlation matrix.
+_RIDGE = 1e-4
+
+
+class Fields(NamedTuple):
+    """What the weight and the drift are made of, for one particle or a population.
+
+    Attributes
+    ----------
+    pull
+        s^2 S, shape ``(d,)``.
+    laplacian
+        L, the score's divergence in units of s^2.
+    disagreement
+        Q, the models' squared scores in units of s^2.
+    score
+        S + beta grad r, shape ``(d,)``.
+    stein
+        H, of mean zero under the law of the level.
+    denoised
+        Average of the denoised events by exponents, shape ``(d,)``, with its divergence.
+    divergence
+        Divergence of that.
+    tilt
+        r.
+    tilt_gradient
+        beta grad r, shape ``(d,)``.
+    """
+
+    pull: Array
+    laplacian: Array
+    disagreement: Array
+    score: Array
+    stein: Array
+    denoised: Array
+    divergence: Array
+    tilt: Array
+    tilt_gradient: Array
+
+
+class Control(NamedTuple):
+    """How drift is traded against weight: c, and the pull away from `centre` of denoised events."""
+
+    score: Array
+    denoised: Array
+    centre: Array
+
+
+class Corrector(Protocol):
+    """A choice of c, of a further drift, and of zeta."""
+
+    def control(self, fields: Fields, log_weight: Array, power: Array) -> Control:
+        """Return the choice for a population; `power` is Gamma."""
+        ...
+
+    def noise_share(self, power: Array) -> Array:
+        """Return zeta^2."""
+        ...
+
+
+def _score_alone(fields: Fields, share: Array) -> Control:
+    return Control(share, jnp.zeros(()), jnp.zeros(fields.pull.shape[-1]))
+
+
+@register_part
+@dataclass(frozen=True)
+class LaplacianOnly:
+    """Weights by the score's divergence alone, c = 1 / Gamma: the default.
+
+    Attributes
+    ----------
+    noise
+        zeta^2; None for 1 / Gamma, the noise of the composition's own reverse diffusion.
+    """
+
+    noise: float | None = None
+
+    def control(self, fields: Fields, log_weight: Array, power: Array) -> Control:
+        """Return c = 1 / Gamma."""
+        return _score_alone(fields, 1.0 / power)
+
+    def noise_share(self, power: Array) -> Array:
+        """Return zeta^2."""
+        return _share(self.noise, power)
+
+
+@register_part
+@dataclass(frozen=True)
+class FeynmanKac:
+    """Feynman-Kac correctors, c = 1 (Skreta et al., arXiv:2503.02819).
+
+    Attributes
+    ----------
+    noise
+        zeta^2: 1 for their "target score", None for 1 / Gamma, their "tempered noise".
+    """
+
+    noise: float | None = 1.0
+
+    def control(self, fields: Fields, log_weight: Array, power: Array) -> Control:
+        """Return c = 1."""
+        return _score_alone(fields, jnp.ones(()))
+
+    def noise_share(self, power: Array) -> Array:
+        """Return zeta^2."""
+        return _share(self.noise, power)
+
+
+@register_part
+@dataclass(frozen=True)
+class VarianceControl:
+    """The drift by which weights vary least in the population (VCG, arXiv:2509.21655).
+
+    Its basis is the score and the average denoised event. As the drift is fitted to the particles
+    that it moves, the evidence has a bias of the order of one over their number.
+
+    Attributes
+    ----------
+    noise
+        zeta^2; None for 1 / Gamma.
+    """
+
+    noise: float | None = None
+
+    def control(self, fields: Fields, log_weight: Array, power: Array) -> Control:
+        """Return the coefficients by which the rate varies least, from c = 1 / Gamma on."""
+        share = jax.nn.softmax(log_weight)
+        centre = share @ fields.denoised
+        pushed = outward(fields, centre)
+        varying = fields.stein / power - fields.laplacian - fields.disagreement
+        columns = jnp.stack([fields.stein, pushed])
+        columns, varying = columns - (columns @ share)[:, None], varying - share @ varying
+        scale = jnp.sqrt(columns**2 @ share)
+        columns = columns / jnp.where(scale > 0, scale, 1.0)[:, None]
+        gram = (columns * share) @ columns.T + _RIDGE * jnp.eye(2)
+        fitted = -jnp.linalg.solve(gram, columns @ (share * varying)) / jnp.where(
+            scale > 0, scale, 1
+        )
+        fitted = jnp.where(jnp.all(jnp.isfinite(fitted)), fitted, 0.0)
+        return Control(
+            1.0 / power + fitted[0], fitted[1], jnp.where(jnp.isfinite(centre), centre, 0)
+        )
+
+    def noise_share(self, power: Array) -> Array:
+        """Return zeta^2."""
+        return _share(self.noise, power)
+
+
+def _share(noise: float | None, power: Array) -> Array:
+    return 1.0 / power if noise is None else jnp.asarray(noise, float)
+
+
+def outward(fields: Fields, centre: Array) -> Array:
+    """Stein field of the drift along denoised events, away from `centre`."""
+    return fields.divergence + jnp.sum(fields.score * (fields.denoised - centre), -1)
+
+
+def rate(fields: Fields, control: Control) -> Array:
+    """Rate of the log weight per unit of -log s, the rise of the tilt left out."""
+    fixed = fields.laplacian + fields.disagreement
+    pushed = control.denoised * outward(fields, control.centre)
+    return control.score * fields.stein + pushed - fixed
