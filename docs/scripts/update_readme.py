@@ -7,6 +7,7 @@
     python -m case_studies.quickstart.guided --out docs/quickstart
     python -m docs.scripts.annealing_table
     python -m docs.scripts.guidance_table
+    python -m docs.scripts.annealing_forty_table
     python -m docs.scripts.solver_table
     python -m case_studies.multimodal --out docs/multimodal
     python -m docs.scripts.update_readme
@@ -21,6 +22,7 @@ PLACES = (
     ("docs/annealing.md", "annealing", "docs/tables/annealing.md"),
     ("docs/guidance.md", "guidance", "docs/tables/guidance.md"),
     ("docs/guidance.md", "guided", "docs/quickstart/guided.md"),
+    ("docs/smc.md", "forty_modes", "docs/tables/forty_modes.md"),
     ("docs/solvers.md", "solvers", "docs/tables/solvers.md"),
     ("docs/diffusion_mh.md", "multimodal", "docs/multimodal/results.md"),
     ("case_studies/multimodal/README.md", "multimodal", "docs/multimodal/results.md"),
