@@ -34,6 +34,7 @@ from scoreppl.ppl.annealed import AnnealedScoreMCMC
 from scoreppl.ppl.diffusion_mh import DiffusionMH
 from scoreppl.ppl.guided import GuidedDiffusion
 from scoreppl.ppl.local_kernels import ScoreHMC, ScoreMALA, ScoreNUTS
+from scoreppl.ppl.particle_gibbs import ParticleGibbs
 from scoreppl.ppl.potential import log_weight
 from scoreppl.ppl.prior import ScorePrior
 from scoreppl.ppl.smc import ScoreSMC
@@ -46,6 +47,7 @@ __all__ = [
     "AnnealedScoreMCMC",
     "DiffusionMH",
     "GuidedDiffusion",
+    "ParticleGibbs",
     "ScoreHMC",
     "ScoreMALA",
     "ScoreModel",

@@ -8,6 +8,7 @@
     python -m docs.scripts.annealing_table
     python -m docs.scripts.guidance_table
     python -m docs.scripts.annealing_forty_table
+    python -m docs.scripts.particle_gibbs_table
     python -m docs.scripts.solver_table
     python -m case_studies.multimodal --out docs/multimodal
     python -m docs.scripts.update_readme
@@ -23,6 +24,7 @@ PLACES = (
     ("docs/guidance.md", "guidance", "docs/tables/guidance.md"),
     ("docs/guidance.md", "guided", "docs/quickstart/guided.md"),
     ("docs/smc.md", "forty_modes", "docs/tables/forty_modes.md"),
+    ("docs/smc.md", "particle_gibbs", "docs/tables/particle_gibbs.md"),
     ("docs/solvers.md", "solvers", "docs/tables/solvers.md"),
     ("docs/diffusion_mh.md", "multimodal", "docs/multimodal/results.md"),
     ("case_studies/multimodal/README.md", "multimodal", "docs/multimodal/results.md"),

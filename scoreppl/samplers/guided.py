@@ -21,15 +21,11 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logsumexp
 
 from scoreppl.guidance import Guidance, Guided, View
-from scoreppl.linear_algebra import solve_lower
 from scoreppl.samplers.divergence import leading_integral, leading_rate
-from scoreppl.samplers.low_rank import step_roots
-from scoreppl.samplers.reference import Reference, cholesky_root, score_values
+from scoreppl.samplers.reference import Reference, score_values
 from scoreppl.samplers.smc import Look, Resampling, Trace, run_levels
+from scoreppl.samplers.step_law import step_law
 from scoreppl.target import Position, Target
-
-# A proposal narrower than this share of the reference's variance would have unbounded weights.
-_LEAST_SHARE = 0.02
 
 
 class Particles(NamedTuple):
@@ -104,7 +100,7 @@ def guide(
         jnp.arange(len(ladder)),
         ladder,
         jnp.concatenate([ladder[1:], jnp.full(1, jnp.inf)]),
-        _trapezoid(ladder),
+        trapezoid(ladder),
         reference.denoising_variance,
         reference.factor,
     )
@@ -160,7 +156,7 @@ class GuidedPaths:
         def number(key: Array) -> Array:
             return jax.random.normal(key, flat.shape, flat.dtype)
 
-        scale = self._view(level.log_snr, level.variance, {}).scale
+        scale = self.view(level.log_snr, level.variance, {}).scale
         return scale * jax.vmap(number)(keys), position
 
     def position(self, particle: tuple[Array, Position]) -> Position:
@@ -172,8 +168,8 @@ class GuidedPaths:
         """Guide every particle."""
 
         def guided(u: Array, ordinary: Position) -> Guided:
-            view = self._view(level.log_snr, level.variance, ordinary)
-            return _usable(self.guidance(u, view), u.shape)
+            view = self.view(level.log_snr, level.variance, ordinary)
+            return usable(self.guidance(u, view), u.shape)
 
         def rate(key: Array, u: Array) -> Array:
             # The same signs at every level, which alternates them.
@@ -197,8 +193,8 @@ class GuidedPaths:
         level: LadderLevel,
     ) -> tuple[tuple[Array, Position], Array]:
         """Step to the next level; the increment is the log ratio of reference and proposal."""
-        scale = self._view(level.log_snr, level.variance, {}).scale
-        there = self._view(level.next_log_snr, level.variance, {}).scale
+        scale = self.view(level.log_snr, level.variance, {}).scale
+        there = self.view(level.next_log_snr, level.variance, {}).scale
         there = jnp.where(jnp.isinf(level.next_log_snr), 0.0, there)
         ratio = (there / scale) ** 2
 
@@ -209,7 +205,8 @@ class GuidedPaths:
         moved, increment = jax.vmap(step)(keys, u, seen)
         return (moved, ordinary), increment
 
-    def _view(self, log_snr: Array, variance: Array, ordinary: Position) -> View:
+    def view(self, log_snr: Array, variance: Array, ordinary: Position) -> View:
+        """Return what a guidance sees at a level."""
         unravel = ravel_pytree(self.shapes)[1]
         times = self.target.times(log_snr)
         scales = self.target.scales(times)
@@ -223,7 +220,7 @@ class GuidedPaths:
         )
 
 
-def _trapezoid(ladder: Array) -> Array:
+def trapezoid(ladder: Array) -> Array:
     """Widths in -log s; below the last level, to data, what is integrated falls like s^2."""
     steps = 0.5 * jnp.diff(ladder)
     return 0.5 * jnp.concatenate([jnp.zeros(1), steps]) + 0.5 * jnp.concatenate(
@@ -231,7 +228,7 @@ def _trapezoid(ladder: Array) -> Array:
     )
 
 
-def _usable(guided: Guided, shape: tuple[int, ...]) -> Guided:
+def usable(guided: Guided, shape: tuple[int, ...]) -> Guided:
     """Check a guidance's answer; what is not a number in it guides by nothing.
 
     Otherwise paths through where the guidance fails would have no weight, although the prior
@@ -281,53 +278,7 @@ def _step(
     max_shift: float,
 ) -> tuple[Array, Array]:
     """Propose the next event; return it and the log ratio of reference and proposal."""
-    gain = 1.0 - ratio
-    mean = gain * guided.denoised + ratio * u
-    shift = gain * (guided.guided - guided.denoised)
-    floor = scale**2 * gain
+    law = step_law(u, ratio, scale, variance, guided, factor, max_shift)
     z = jax.random.normal(key, u.shape, u.dtype)
-    if guided.covariance is None or guided.guided_covariance is None:
-        spread = jnp.sqrt(floor + gain**2 * variance)
-        if factor is not None or guided.narrowing is not None:
-            return _low_rank_step(
-                z, mean, shift, gain, spread, floor, factor, guided.narrowing, max_shift
-            )
-        shift = _shortened(shift, shift / spread, max_shift)
-        # Both have this variance: log N(z + shift / spread) - log N(z).
-        return mean + shift + spread * z, -jnp.sum(shift / spread * (z + 0.5 * shift / spread))
-    reference = cholesky_root(floor, gain, guided.covariance)
-    proposal = cholesky_root(floor, gain, guided.guided_covariance)
-    # No root: it was no covariance.
-    proposal = jnp.where(jnp.all(jnp.isfinite(proposal)), proposal, reference)
-    moved = shift + proposal @ z
-    whitened = solve_lower(reference, moved)
-    log_volumes = jnp.sum(jnp.log(jnp.diagonal(proposal)) - jnp.log(jnp.diagonal(reference)))
-    return mean + moved, 0.5 * jnp.sum(z**2 - whitened**2) + log_volumes
-
-
-def _shortened(shift: Array, whitened: Array, max_shift: float) -> Array:
-    length = jnp.sqrt(jnp.mean(whitened**2))
-    return shift * jnp.minimum(1.0, max_shift / jnp.where(length > 0, length, 1.0))
-
-
-def _low_rank_step(
-    z: Array,
-    mean: Array,
-    shift: Array,
-    gain: Array,
-    spread: Array,
-    floor: Array,
-    factor: Array | None,
-    narrowing: Array | None,
-    max_shift: float,
-) -> tuple[Array, Array]:
-    added, removed = (
-        None if part is None else gain[:, None] * part for part in (factor, narrowing)
-    )
-    least = jnp.maximum(jnp.min(floor / spread**2), _LEAST_SHARE)
-    reference, proposal = step_roots(spread, added, removed, least)
-    shift = _shortened(shift, reference.whiten(shift), max_shift)
-    moved = shift + proposal.apply(z)
-    whitened = reference.whiten(moved)
-    log_volumes = proposal.log_volume - reference.log_volume
-    return mean + moved, 0.5 * jnp.sum(z**2 - whitened**2) + log_volumes
+    moved = law.draw(z)
+    return moved, law.log_ratio(moved, z)

@@ -1,0 +1,131 @@
+"""The one-step oracle on paths: exact draws of the discretised target stay exact, mutants not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scoreppl.guidance import FullCovariance, LineSearch
+from scoreppl.samplers import particle_gibbs, proposal
+from scoreppl.samplers.particle_gibbs import update_path
+from scoreppl.samplers.step_law import StepLaw
+from tests.oracle import family_threshold, paired_z_scores
+from tests.samplers.test_guided import LADDER, REFERENCE, SD, TARGET, off_course
+
+SCALES = jnp.exp(-0.5 * LADDER)
+COUNT = 24_000
+
+
+def prior_path(key):
+    """Draw a path of the reference process, whose steps are known here in closed form."""
+    u = SCALES[0] * jax.random.normal(jax.random.fold_in(key, 0), (2,))
+    path = [u]
+    for index, scale in enumerate(SCALES):
+        following = SCALES[index + 1] if index + 1 < len(SCALES) else 0.0
+        gain = 1.0 - (following / scale) ** 2
+        denoised = u / (1.0 + (scale / SD) ** 2)
+        variance = following**2 * gain + gain**2 / (scale**-2 + SD**-2)
+        z = jax.random.normal(jax.random.fold_in(key, index + 1), (2,))
+        u = gain * denoised + (1.0 - gain) * u + jnp.sqrt(variance) * z
+        path.append(u)
+    return jnp.stack(path)
+
+
+def exact_draws(key):
+    """Paths and latents of the target, by rejection from the prior."""
+
+    def propose(key):
+        key_theta, key_path, key_accept = jax.random.split(key, 3)
+        theta, path = jax.random.normal(key_theta), prior_path(key_path)
+        position = {"x": path[-1], "theta": theta}
+        log_accept = TARGET.log_weight(position) + 0.5 * theta**2
+        return path, theta, jnp.log(jax.random.uniform(key_accept)) < log_accept
+
+    paths, thetas, accepted = jax.jit(jax.vmap(propose))(jax.random.split(key, 6 * COUNT))
+    kept = np.flatnonzero(accepted)
+    assert len(kept) >= COUNT
+    return paths[kept[:COUNT]], thetas[kept[:COUNT]]
+
+
+def functions(path, theta):
+    """Return moments of the path, of its ends together, and with the latent."""
+    x, middle = path[-1], path[3] / SCALES[3]
+    return jnp.stack([
+        x[0], x[1], x[0] ** 2, x[1] ** 2, jnp.tanh(3 * x[0]), theta, theta**2, x[1] * theta,
+        middle[0], middle[1] ** 2, middle[0] * x[0], middle[1] * x[1], path[4] @ x,
+        jnp.sum((path[5] - x) ** 2), path[2] @ path[4] / SCALES[2],
+    ])  # fmt: skip
+
+
+def z_scores(seed, guidance, num_particles, keeps=True, max_shift=0.2):
+    key_draw, key_step = jax.random.split(jax.random.key(seed))
+    paths, thetas = exact_draws(key_draw)
+
+    def step(key, path, theta):
+        key_path, key_latents = jax.random.split(key)
+        z = {"x": path[-1], "theta": theta}
+        found = update_path(
+            key_path, path if keeps else None, z, TARGET, LADDER, REFERENCE, guidance,
+            num_particles=num_particles, max_shift=max_shift, first_log_snr=-8.0,
+        )  # fmt: skip
+        z = proposal.refresh(key_latents, z | {"x": found.path[-1]}, TARGET, 5)
+        after = functions(found.path, z["theta"])
+        return after - functions(path, theta), jnp.mean(found.is_new)
+
+    # A function of its own each time, so that what a mutant patches is traced anew.
+    run = jax.jit(lambda keys, *at: jax.lax.map(lambda a: step(*a), (keys, *at), batch_size=2_000))
+    differences, renewed = run(jax.random.split(key_step, COUNT), paths, thetas)
+    assert float(renewed.mean()) > 0.1
+    return np.abs(paired_z_scores(np.asarray(differences, float))).max()
+
+
+# Fifteen functions a run: a correct kernel raises an alarm in one run of a hundred.
+THRESHOLD = family_threshold(15, 0.01)
+
+
+@pytest.mark.parametrize(
+    "guidance, num_particles",
+    [
+        (LineSearch(), 4),
+        (LineSearch(), 16),
+        pytest.param(LineSearch(), 64, marks=pytest.mark.slow),
+        pytest.param(FullCovariance(), 2, marks=pytest.mark.slow),
+        pytest.param(FullCovariance(), 16, marks=pytest.mark.slow),
+        (off_course, 4),
+    ],
+)
+def test_exact_paths_stay_exact(guidance, num_particles):
+    assert max(z_scores(seed, guidance, num_particles) for seed in (0, 1)) < family_threshold(
+        30, 0.01
+    )
+
+
+@pytest.mark.parametrize(
+    "mutant", ["no density", "no ratio", "no weights", "not kept", "half the ratio"]
+)
+def test_mutants_are_caught(monkeypatch, mutant):
+    keeps = mutant != "not kept"
+    if mutant == "no density":
+        monkeypatch.setattr(StepLaw, "log_reference", lambda self, event: jnp.zeros(()))
+    if mutant == "no ratio":
+        monkeypatch.setattr(StepLaw, "log_ratio", lambda self, event, z=None: jnp.zeros(()))
+    if mutant == "no weights":
+        monkeypatch.setattr(particle_gibbs, "_numbers", jnp.zeros_like)
+    if mutant == "half the ratio":
+        original = StepLaw.log_ratio
+        # As if each step's shift were forgiven in part.
+        monkeypatch.setattr(
+            StepLaw, "log_ratio", lambda self, event, z=None: 0.5 * original(self, event, z)
+        )
+    guidance, num_particles = (LineSearch(), 16) if keeps else (off_course, 4)
+    assert z_scores(0, guidance, num_particles, keeps, np.inf) > 2 * THRESHOLD
+
+
+def test_a_start_without_a_path_is_smc():
+    z = {"x": jnp.zeros(2), "theta": jnp.zeros(())}
+    found = update_path(
+        jax.random.key(0), None, z, TARGET, LADDER, REFERENCE, LineSearch(),
+        num_particles=8, max_shift=0.2,
+    )  # fmt: skip
+    assert found.path.shape == (len(LADDER) + 1, 2) and 1.0 <= float(found.ess) <= 8.0
+    assert np.all(np.isfinite(found.path))
