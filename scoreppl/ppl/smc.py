@@ -1,7 +1,7 @@
 """ScoreSMC: weighted particles and evidence for NumPyro models and for composed score models."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +142,7 @@ class ScoreSMC:
         if num_probes is not None:
             check_count("num_probes", num_probes, 1)
         self._model = model if model is not None else _model_of(score_model, log_weight)
+        self._model_args = () if score_model is None else (score_model,)
         self._num_particles = num_particles
         self._num_steps = num_steps
         self._guidance = guidance
@@ -170,19 +171,24 @@ class ScoreSMC:
             If the model has no score site, a latent without a proper prior, a weight that is
             nowhere a number, or more score sites than a corrector takes.
         """
+        args = (*self._model_args, *args)
         target = bind_target(self._model, args, kwargs)
         check_independent(self._model, target, None, args, kwargs)
         check_weight(self._model, args, kwargs, target)
         ordinary = ordinary_prior(self._model, args, kwargs)
         size = _size(target, ordinary)
         self._check_sites(target, ordinary, size)
+        # A network given as `score_model` is an argument of what is compiled, no constant of it.
+        traced = () if jax.tree_util.all_leaves(self._model_args) else self._model_args
 
-        def run_once(key: Array) -> Particles:
+        def run_all(keys: Array, traced: tuple) -> Particles:
+            bound = (*traced, *args[len(traced) :])
+            target = bind_target(self._model, bound, kwargs)
+            ordinary = ordinary_prior(self._model, bound, kwargs)
             run = self._corrected if self._corrector is not None else self._guided
-            return run(key, target, ordinary, size)
+            return jax.lax.map(lambda key: run(key, target, ordinary, size), keys)
 
-        keys = jax.random.split(rng_key, self._num_runs)
-        runs = jax.jit(lambda keys: jax.lax.map(run_once, keys))(keys)
+        runs = jax.jit(run_all)(jax.random.split(rng_key, self._num_runs), traced)
         position = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), runs.position)
         constrain = constrainer(self._model, args, kwargs)
         samples = jax.jit(lambda z: jax.lax.map(constrain, z, batch_size=256))(position)
@@ -340,31 +346,27 @@ class ScoreSMC:
         print(self.result.summary())
 
 
-class _Weighted(NamedTuple):
-    """A NumPyro model of one score model and a weight."""
-
-    score_model: ScoreModel
-    log_weight: Callable[[Array], Array] | None
-
-    def __call__(self) -> None:
-        x = jnp.asarray(numpyro.sample("x", ScorePrior(self.score_model)))
-        if self.log_weight is not None:
-            value = self.log_weight(x)
-            if jnp.shape(value) != ():
-                raise ValueError(
-                    f"`log_weight` returned shape {jnp.shape(value)} for one event of shape "
-                    f"{jnp.shape(x)}; it must return a scalar."
-                )
-            numpyro.factor("log_weight", value)
-
-
 def _model_of(score_model: Any, log_weight: Callable[[Array], Array] | None) -> Model:
+    """Return a NumPyro model of one score model, its argument, and a weight."""
     if not isinstance(score_model, ScoreModel):
         raise ValueError(
             f"`score_model` of type {type(score_model).__name__} is no score model; use "
             "sp.ScoreNetwork or a part of sp.analytic."
         )
-    return _Weighted(score_model, log_weight).__call__
+
+    def model(score_model: ScoreModel) -> None:
+        x = jnp.asarray(numpyro.sample("x", ScorePrior(score_model)))
+        if log_weight is None:
+            return
+        value = log_weight(x)
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"`log_weight` returned shape {jnp.shape(value)} for one event of shape "
+                f"{jnp.shape(x)}; it must return a scalar."
+            )
+        numpyro.factor("log_weight", value)
+
+    return model
 
 
 def _num_models(model: ScoreModel) -> int:

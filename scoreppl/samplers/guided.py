@@ -27,6 +27,9 @@ from scoreppl.samplers.smc import Look, Resampling, Trace, run_levels
 from scoreppl.samplers.step_law import step_law
 from scoreppl.target import Position, Target
 
+# Folded into a particle's key for its signs; levels fold their numbers.
+_SIGNS = 2**30
+
 
 class Particles(NamedTuple):
     """Weighted draws of the target.
@@ -95,7 +98,7 @@ def guide(
         evaluations each; None: exact, at 2 d.
     """
     shapes = jax.tree.map(lambda v: v[0], score_values(position, target))
-    method = GuidedPaths(target, reference, guidance, shapes, max_shift, num_probes)
+    method = GuidedPaths(target, reference, guidance, shapes, max_shift, num_probes, keys)
     levels = LadderLevel(
         jnp.arange(len(ladder)),
         ladder,
@@ -148,6 +151,7 @@ class GuidedPaths:
     shapes: Position
     max_shift: float
     num_probes: int | None
+    keys: Array
 
     def start(self, keys: Array, position: Position, level: LadderLevel) -> tuple[Array, Position]:
         """Draw noise at the first level."""
@@ -172,16 +176,15 @@ class GuidedPaths:
             return usable(self.guidance(u, view), u.shape)
 
         def rate(key: Array, u: Array) -> Array:
-            # The same signs at every level, which alternates them.
-            flat = jax.random.rademacher(key, u.shape, u.dtype)
+            # A particle has the same signs at every level, which alternates them.
+            flat = jax.random.rademacher(jax.random.fold_in(key, _SIGNS), u.shape, u.dtype)
             unravel = ravel_pytree(self.shapes)[1]
             return leading_rate(
                 unravel(u), self.target, level.log_snr, level.index, unravel(flat), self.num_probes
             )
 
         found = jax.vmap(guided)(*particles)
-        slots = jax.vmap(jax.random.key)(jnp.arange(len(keys)))
-        increment = level.width * jax.vmap(rate)(slots, particles[0])
+        increment = level.width * jax.vmap(rate)(self.keys, particles[0])
         return Look(found, increment, found.log_twist)
 
     def move(

@@ -71,7 +71,6 @@ def update_path(
     """
     shapes = score_values(position, target)
     ordinary = {name: v for name, v in position.items() if name not in shapes}
-    method = GuidedPaths(target, reference, guidance, shapes, max_shift, None)
     following = jnp.concatenate([ladder[1:], jnp.full(1, jnp.inf)])
     levels = LadderLevel(
         jnp.arange(len(ladder)), ladder, following, trapezoid(ladder),
@@ -79,6 +78,7 @@ def update_path(
     )  # fmt: skip
     key_start, key_levels, key_last = jax.random.split(key, 3)
     keys = jax.random.split(key_start, num_particles)
+    method = GuidedPaths(target, reference, guidance, shapes, max_shift, None, keys)
     first, _ = method.start(keys, position, jax.tree.map(lambda v: v[0], levels))
     kept = jnp.zeros((len(ladder) + 1, first.shape[1])) if path is None else path
     is_kept = path is not None
