@@ -131,7 +131,8 @@ def pooled(runs: Particles, samples: Values, num_evaluations: int, scheme: Schem
     if not known.any():
         raise ValueError(
             "Every particle has weight zero: the weight is zero or not a number wherever the "
-            "particles end; check the model, or use more particles or steps."
+            "particles are. Check the model; with a corrector, which asks it of noisy particles, "
+            "too, leave `corrector` out; or use more particles."
         )
     relative = np.where(known, evidence - total + np.log(size), -np.inf)
     log_weight = (weights + relative[:, None]).ravel()
