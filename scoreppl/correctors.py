@@ -7,6 +7,7 @@ right; the formulas are in `scoreppl.samplers.correctors`.
 from scoreppl.samplers.control import (
     Control,
     Corrector,
+    EnergyControl,
     FeynmanKac,
     Fields,
     LaplacianOnly,
@@ -18,6 +19,7 @@ from scoreppl.samplers.ssp import ssp
 __all__ = [
     "Control",
     "Corrector",
+    "EnergyControl",
     "FeynmanKac",
     "Fields",
     "LaplacianOnly",

@@ -49,6 +49,10 @@ class Target:
         """Whether every score site also has a log density, so that log-ratios are exact."""
         return all(model.has_log_density for model in self.score_models.values())
 
+    def with_models(self, score_models: Mapping[str, ScoreModel]) -> "Target":
+        """Return the same weight with other score models at the sites."""
+        return Target(score_models, self.floors, self.log_weight)
+
     def times(self, log_snr: Array) -> dict[str, Array]:
         """Each site's time at a common log-SNR, not below its floor."""
         return {

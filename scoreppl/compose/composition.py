@@ -78,7 +78,7 @@ class Composition:
         """Return the sum of the models' scores at `t`, each times its exponent."""
         alpha, _ = self.noise(t)
         total = jnp.zeros(self.event_shape)
-        for index, (model, u, time) in enumerate(self._places(x, t)):
+        for index, (model, u, time) in enumerate(self.places(x, t)):
             scale, _ = model.noise(time)
             total += self.exponents[index] * scale / alpha * model.score(scale * u, time)
         return total
@@ -95,7 +95,7 @@ class Composition:
     def denoise_each(self, x: ArrayLike, t: ArrayLike) -> list[Array]:
         """Return E[x_0 | x_t = x] under each of the models."""
         return [
-            model.denoise(model.noise(time)[0] * u, time) for model, u, time in self._places(x, t)
+            model.denoise(model.noise(time)[0] * u, time) for model, u, time in self.places(x, t)
         ]
 
     def log_prob(self, x: ArrayLike, t: ArrayLike | None = None) -> Array:
@@ -110,7 +110,7 @@ class Composition:
         else:
             values = [
                 model.log_prob(model.noise(time)[0] * u, time)
-                for model, u, time in self._places(x, t)
+                for model, u, time in self.places(x, t)
             ]
         return jnp.sum(self.exponents * jnp.stack(values))
 
@@ -131,8 +131,8 @@ class Composition:
             self, key, sample_shape, num_steps=num_steps, solver=solver, spacing=spacing
         )
 
-    def _places(self, x: ArrayLike, t: ArrayLike) -> list[tuple[ScoreModel, Array, Any]]:
-        """Return each model with the event in data units and its own time."""
+    def places(self, x: ArrayLike, t: ArrayLike) -> list[tuple[ScoreModel, Array, Any]]:
+        """Return each model with the event in data units and the model's own time."""
         u = jnp.asarray(x) / self.noise(t)[0]
         return [
             (model, u, t if shared else model.noise.time(self.noise.log_snr(t)))

@@ -21,7 +21,8 @@ class Mixture:
     r"""Mixture of score models, :math:`\sum_i w_i p_i`, which is one at every noise level, too.
 
     Its score needs the densities' ratios: it is there if all models have log densities. Draws
-    need none: `sample` chooses a model and draws from it.
+    need none: `sample` chooses a model and draws from it. Nor does `sp.ScoreSMC`: it takes a
+    mixture apart into runs of its models, or follows the ratios along its particles' paths.
 
     Attributes
     ----------
@@ -116,7 +117,7 @@ class Mixture:
         if not self.has_log_density:
             raise ValueError(
                 "The score of a mixture needs the ratios of its models' densities, and not all of "
-                "these have one. Draw with `sample`, or give each model a site of its own."
+                "these have one. Draw with `sample`, or use sp.ScoreSMC, which needs no ratios."
             )
         values = [model.log_prob(x, t) for model in self.models]  # type: ignore[arg-type]
         return self.log_weights + jnp.stack(values)

@@ -11,35 +11,31 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from scoreppl.arguments import check_count, check_positive
-from scoreppl.compose import Composition, lead
+from scoreppl.compose.members import Picks, all_picks, choose, is_mixture_of_choices, no_picks
 from scoreppl.estimators.evidence import resample
-from scoreppl.guidance import FullCovariance, Guidance, LineSearch
-from scoreppl.guidance.covariance import FULL_COVARIANCE_LIMIT
+from scoreppl.guidance import Guidance
 from scoreppl.guidance.differentiable import check_differentiable
 from scoreppl.ppl.blocks import OrdinaryPrior, check_independent, ordinary_prior
 from scoreppl.ppl.contract import bind_target, constrainer
 from scoreppl.ppl.potential import Model, Values
 from scoreppl.ppl.prior import ScorePrior
 from scoreppl.ppl.smc_result import SMCResult, pooled
-from scoreppl.ppl.starts import check_weight
-from scoreppl.samplers import proposal
-from scoreppl.samplers.control import Corrector, LaplacianOnly
-from scoreppl.samplers.correctors import ANY_LEVEL, corrected
-from scoreppl.samplers.guided import Particles, guide
-from scoreppl.samplers.reference import (
-    data_scale,
-    draw_prior,
-    fit_ladder,
-    fit_reference,
-    score_values,
+from scoreppl.ppl.smc_runs import (
+    Settings,
+    event_size,
+    led,
+    num_score_evaluations,
+    run_corrected,
+    run_guided,
 )
+from scoreppl.ppl.starts import check_weight
+from scoreppl.samplers.control import Corrector, LaplacianOnly
+from scoreppl.samplers.correctors import ANY_LEVEL
+from scoreppl.samplers.guided import Particles
+from scoreppl.samplers.reference import draw_prior, score_values
 from scoreppl.samplers.smc import Resampling
 from scoreppl.score import ScoreModel
 from scoreppl.target import Target
-
-# Up to this size Laplacians are exact unless asked otherwise.
-_EXACT_LAPLACIAN_LIMIT = 10
-_NUM_PILOT_STEPS = 100
 
 
 class ScoreSMC:
@@ -62,7 +58,8 @@ class ScoreSMC:
     log_weight
         With `score_model`: log weight of one event, a scalar; none when not given.
     num_particles
-        Particles of a run.
+        Particles of a run. A mixture of models without densities is taken apart into runs of its
+        models, which share them.
     num_steps
         Noise levels, and steps from noise to data.
     guidance
@@ -143,16 +140,18 @@ class ScoreSMC:
             check_count("num_probes", num_probes, 1)
         self._model = model if model is not None else _model_of(score_model, log_weight)
         self._model_args = () if score_model is None else (score_model,)
-        self._num_particles = num_particles
-        self._num_steps = num_steps
-        self._guidance = guidance
-        self._corrector = corrector
-        self._num_probes = num_probes
-        self._resampling = resampling
+        self._settings = Settings(
+            num_particles=num_particles,
+            num_steps=num_steps,
+            guidance=guidance,
+            corrector=corrector,
+            num_probes=num_probes,
+            resampling=resampling,
+            num_pilots=num_pilots,
+            max_shift=check_positive("max_shift", max_shift),
+            num_latent_steps=num_latent_steps,
+        )
         self._num_runs = num_runs
-        self._num_pilots = num_pilots
-        self._max_shift = check_positive("max_shift", max_shift)
-        self._num_latent_steps = num_latent_steps
         self._result: SMCResult | None = None
 
     def run(self, rng_key: Array, *args: Any, **kwargs: Any) -> None:
@@ -176,119 +175,83 @@ class ScoreSMC:
         check_independent(self._model, target, None, args, kwargs)
         check_weight(self._model, args, kwargs, target)
         ordinary = ordinary_prior(self._model, args, kwargs)
-        size = _size(target, ordinary)
-        self._check_sites(target, ordinary, size)
+        size = event_size(target, ordinary)
+        picks = self._picks(target)
+        first = target.with_models(choose(target.score_models, picks[0]).models)
+        self._check_sites(first, ordinary, len(picks) > 1)
         # A network given as `score_model` is an argument of what is compiled, no constant of it.
         traced = () if jax.tree_util.all_leaves(self._model_args) else self._model_args
+        settings = self._settings._replace(
+            num_particles=max(2, self._settings.num_particles // len(picks))
+        )
 
-        def run_all(keys: Array, traced: tuple) -> Particles:
+        def run_all(keys: Array, traced: tuple) -> tuple[Particles, Array]:
             bound = (*traced, *args[len(traced) :])
             target = bind_target(self._model, bound, kwargs)
             ordinary = ordinary_prior(self._model, bound, kwargs)
-            run = self._corrected if self._corrector is not None else self._guided
-            return jax.lax.map(lambda key: run(key, target, ordinary, size), keys)
+            run = run_guided if settings.corrector is None else run_corrected
+            chosen = [choose(target.score_models, pick) for pick in picks]
 
-        runs = jax.jit(run_all)(jax.random.split(rng_key, self._num_runs), traced)
+            def run_choices(key: Array) -> Particles:
+                keys = [key] if len(picks) == 1 else jax.random.split(key, len(picks))
+                found = [
+                    run(k, target.with_models(choice.models), ordinary, settings)
+                    for k, choice in zip(keys, chosen, strict=True)
+                ]
+                return jax.tree.map(lambda *v: jnp.stack(v), *found)
+
+            runs = jax.lax.map(run_choices, keys)
+            shares = jnp.stack([choice.log_probability for choice in chosen])
+            return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), runs), shares
+
+        keys = jax.random.split(rng_key, self._num_runs)
+        runs, shares = jax.jit(run_all)(keys, traced)
         position = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), runs.position)
         constrain = constrainer(self._model, args, kwargs)
         samples = jax.jit(lambda z: jax.lax.map(constrain, z, batch_size=256))(position)
-        scheme = (self._resampling or ANY_LEVEL).scheme
-        self._result = pooled(runs, samples, self._num_evaluations(target, size), scheme)
+        scheme = (settings.resampling or ANY_LEVEL).scheme
+        cost = num_score_evaluations(first, size, settings)
+        self._result = pooled(runs, samples, cost, scheme, np.asarray(shares))
 
-    def _guided(self, key: Array, target: Target, ordinary: OrdinaryPrior, size: int) -> Particles:
-        led = Target(lead(dict(target.score_models)), target.floors, target.log_weight)
-        key_fit, key_latents, key_paths, key_moves = jax.random.split(key, 4)
-        starts = jax.vmap(ordinary.draw)(jax.random.split(key_latents, self._num_particles))
-        ladder, reference = fit_reference(
-            key_fit, ordinary.draw(key_fit), led,
-            num_levels=self._num_steps, num_pilots=self._num_pilots,
-        )  # fmt: skip
-        found = guide(
-            jax.random.split(key_paths, self._num_particles), starts,
-            jax.vmap(ordinary.log_density)(starts), led, ladder, reference,
-            self._build_guidance(size), self._resampling or Resampling(),
-            self._max_shift, self._probes(size),
-        )  # fmt: skip
-        return self._move_latents(key_moves, found, target)
+    def _picks(self, target: Target) -> list[dict[str, Picks]]:
+        """Take mixtures apart into runs of their own, where no ratio of densities is needed."""
+        models = target.score_models
+        for name, model in models.items():
+            if not is_mixture_of_choices(model) and self._settings.corrector is None:
+                raise ValueError(
+                    f"The site {name!r} has a mixture of models without densities under an "
+                    "exponent other than one; give `corrector=sp.correctors.LaplacianOnly()`, "
+                    "which follows the ratios of their densities."
+                )
+        if all(is_mixture_of_choices(model) for model in models.values()):
+            return all_picks(models)
+        return [no_picks(models)]
 
-    def _corrected(
-        self, key: Array, target: Target, ordinary: OrdinaryPrior, size: int
-    ) -> Particles:
-        key_fit, key_latents, key_paths, key_moves = jax.random.split(key, 4)
-        starts = jax.vmap(ordinary.draw)(jax.random.split(key_latents, self._num_particles))
-        led = Target(lead(dict(target.score_models)), target.floors, target.log_weight)
-        clean = draw_prior(
-            key_fit, ordinary.draw(key_fit), led,
-            num_draws=self._num_pilots, num_steps=_NUM_PILOT_STEPS,
-        )  # fmt: skip
-        # The tilt is the weight without the ordinary latents' prior, which they are drawn from.
-        tilted = Target(
-            target.score_models,
-            target.floors,
-            lambda z: target.log_weight(z) - ordinary.log_density(z),
+    def _check_sites(self, target: Target, ordinary: OrdinaryPrior, is_split: bool) -> None:
+        z = ordinary.draw(jax.random.key(0))
+        names = list(target.score_models)
+        in_plates = any(
+            z[name].shape != tuple(model.event_shape) for name, model in target.score_models.items()
         )
-        latents = {n: v for n, v in starts.items() if n not in target.score_models}
-        assert self._corrector is not None
-        found = corrected(
-            jax.random.split(key_paths, self._num_particles), latents, tilted,
-            fit_ladder(clean, target, self._num_steps), data_scale(clean), self._corrector,
-            num_probes=self._probes(size), resampling=self._resampling or ANY_LEVEL,
-        )  # fmt: skip
-        return self._move_latents(key_moves, found, target)
-
-    def _move_latents(self, key: Array, found: Particles, target: Target) -> Particles:
-        """Take Metropolis steps of the ordinary latents given the event, which keep the weights."""
-        if set(found.position) == set(target.score_models) or self._num_latent_steps == 0:
-            return found
-        keys = jax.random.split(key, self._num_particles)
-        moved = jax.vmap(lambda k, z: proposal.refresh(k, z, target, self._num_latent_steps))(
-            keys, found.position
-        )
-        return found._replace(position=moved)
-
-    def _build_guidance(self, size: int) -> Guidance:
-        if self._guidance is not None:
-            return self._guidance
-        return FullCovariance() if size <= FULL_COVARIANCE_LIMIT else LineSearch()
-
-    def _probes(self, size: int) -> int | None:
-        if self._num_probes is None:
-            return None if size <= _EXACT_LAPLACIAN_LIMIT else 1
-        return self._num_probes if self._num_probes < size else None
-
-    def _check_sites(self, target: Target, ordinary: OrdinaryPrior, size: int) -> None:
-        if self._corrector is not None:
-            names = list(target.score_models)
-            z = ordinary.draw(jax.random.key(0))
-            if len(names) > 1 or z[names[0]].shape != tuple(
-                target.score_models[names[0]].event_shape
-            ):
+        if is_split and in_plates:
+            raise ValueError(
+                "A mixture of models without densities in a plate would need a run for each choice "
+                "of a model for each event; write the plate as separate sites."
+            )
+        if self._settings.corrector is not None:
+            if len(names) > 1 or in_plates:
                 raise ValueError(
                     f"A corrector takes one score site without plates, and the model has {names}; "
                     "leave `corrector` out, and guided paths weigh every composed site."
                 )
             return
-        guidance = self._build_guidance(size)
+        guidance = self._settings.guidance_for(event_size(target, ordinary))
         if not getattr(guidance, "needs_gradient", False):
             return
-        led = Target(lead(dict(target.score_models)), target.floors, target.log_weight)
-        z = ordinary.draw(jax.random.key(0))
         unravel = ravel_pytree(score_values(z, target))[1]
-        drawn = draw_prior(jax.random.key(1), z, led, num_draws=16, num_steps=20)
+        drawn = draw_prior(jax.random.key(1), z, led(target), num_draws=16, num_steps=20)
         points = jax.vmap(lambda x: ravel_pytree(x)[0])(drawn)
         check_differentiable(guidance, lambda x: target.log_weight(z | unravel(x)), points)
-
-    def _num_evaluations(self, target: Target, size: int) -> int:
-        """Network evaluations of one particle of a run."""
-        models = max(_num_models(model) for model in target.score_models.values())
-        probes = self._probes(size)
-        laplacian = 2 * (size if probes is None else probes)
-        if self._corrector is not None:
-            return self._num_steps * models * laplacian
-        cost = getattr(self._build_guidance(size), "num_score_evaluations", None)
-        is_composed = any(isinstance(m, Composition) for m in target.score_models.values())
-        each = (1 if cost is None else cost(size)) + (laplacian if is_composed else 0)
-        return self._num_steps * models * each
 
     @property
     def result(self) -> SMCResult:
@@ -367,12 +330,3 @@ def _model_of(score_model: Any, log_weight: Callable[[Array], Array] | None) -> 
         numpyro.factor("log_weight", value)
 
     return model
-
-
-def _num_models(model: ScoreModel) -> int:
-    return len(model.models) if isinstance(model, Composition) else 1
-
-
-def _size(target: Target, ordinary: OrdinaryPrior) -> int:
-    shapes = jax.eval_shape(ordinary.draw, jax.random.key(0))
-    return sum(int(np.prod(shapes[name].shape)) for name in target.score_models)

@@ -109,7 +109,13 @@ def _takes_groups(az: Any) -> bool:
     return int(az.__version__.split(".")[0]) >= 1
 
 
-def pooled(runs: Particles, samples: Values, num_evaluations: int, scheme: Scheme) -> SMCResult:
+def pooled(
+    runs: Particles,
+    samples: Values,
+    num_evaluations: int,
+    scheme: Scheme,
+    log_shares: np.ndarray,
+) -> SMCResult:
     """Pool runs by their evidence: a run's particles share the weight that it found.
 
     Parameters
@@ -122,9 +128,14 @@ def pooled(runs: Particles, samples: Values, num_evaluations: int, scheme: Schem
         Score evaluations of one particle.
     scheme
         How particles were resampled.
+    log_shares
+        Log probabilities of the choices that mixtures were taken apart into; runs come in groups
+        of as many, whose evidence adds up to that of the mixture.
     """
     num_runs, size = runs.log_weight.shape
-    evidence = np.asarray(runs.log_evidence, np.float64)
+    num_groups = num_runs // len(log_shares)
+    shares = np.tile(np.asarray(log_shares, np.float64), num_groups) + np.log(len(log_shares))
+    evidence = np.asarray(runs.log_evidence, np.float64) + shares
     weights = np.asarray(runs.log_weight, np.float64)
     total = np.logaddexp.reduce(weights, axis=1)
     known = np.isfinite(total)
@@ -143,7 +154,10 @@ def pooled(runs: Particles, samples: Values, num_evaluations: int, scheme: Schem
     variances = jax.vmap(lineage_variance)(runs.log_weight, runs.ancestor, resamplings)
     variances = np.where(known, variances, 0.0)
     error = np.sqrt(np.sum(each**2 * variances)) / each.sum()
-    spread = each.std(ddof=1) / each.mean() / np.sqrt(num_runs) if num_runs > 1 else np.nan
+    of_groups = each.reshape(num_groups, -1).mean(1)
+    spread = np.nan
+    if num_groups > 1:
+        spread = of_groups.std(ddof=1) / of_groups.mean() / np.sqrt(num_groups)
     share = np.exp(log_weight - np.logaddexp.reduce(log_weight))
     finite = log_weight - log_weight.max()
     return SMCResult(

@@ -37,14 +37,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from scoreppl.compose.members import exponents, has_open_mixture, num_members
 from scoreppl.samplers.control import (
     Control,
     Corrector,
     Fields,
     rate,
 )
-from scoreppl.samplers.divergence import alternating_signs, exponents, parts, score_fields
+from scoreppl.samplers.divergence import alternating_signs, score_fields
 from scoreppl.samplers.guided import Particles
+from scoreppl.samplers.log_densities import LogDensities, at_start, followed
+from scoreppl.samplers.parts import combined, factor_log_densities, parts
 from scoreppl.samplers.smc import Look, Resampling, run_levels
 from scoreppl.score import ScoreModel
 from scoreppl.target import Position, Target
@@ -69,12 +72,27 @@ class CorrectedLevel(NamedTuple):
 
 
 class CorrectedParticle(NamedTuple):
-    """A noisy event in data units, ordinary latents, signs of its probes, and the last control."""
+    """A noisy event in data units, and what belongs to it.
+
+    Attributes
+    ----------
+    u
+        The event, flat, shape ``(d,)``.
+    ordinary
+        Ordinary latents.
+    signs
+        Of its probes.
+    control
+        Of the last step.
+    known
+        Log densities of the models where the last step began; None where nothing asks for them.
+    """
 
     u: Array
     ordinary: Position
     signs: Array
     control: Control
+    known: LogDensities | None
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,11 @@ class CorrectedPaths:
     def model(self) -> ScoreModel:
         """Its composition."""
         return self.target.score_models[self.name]
+
+    @property
+    def follows_densities(self) -> bool:
+        """Whether log densities are carried along."""
+        return has_open_mixture(self.model) or getattr(self.corrector, "needs_log_density", False)
 
     def position(self, u: Array, ordinary: Position) -> Position:
         """Return values of all sites."""
@@ -118,8 +141,11 @@ class CorrectedPaths:
         size = max(1, jnp.zeros(tuple(self.model.event_shape)).size)
         powers, power = exponents(self.model), jnp.sum(exponents(self.model))
         time = self.target.times(log_snr)[self.name]
-        means = parts(self.model, jnp.zeros(size), time, jnp.zeros((1, size))).denoised
-        variance = _noise_variance(self.target, self.name, log_snr) + spread**2
+        noise = _noise_variance(self.target, self.name, log_snr)
+        found = parts(self.model, jnp.zeros(size), time, jnp.zeros((1, size)))
+        nothing = jnp.zeros(num_members(self.model))
+        means = combined(self.model, found, noise, nothing).denoised
+        variance = noise + spread**2
         mean = powers @ means / power
 
         def draw(key: Array) -> tuple[Array, Array]:
@@ -132,28 +158,32 @@ class CorrectedPaths:
         apart = jnp.sum(powers @ (means - mean) ** 2) / variance
         log_integral = 0.5 * size * ((1 - power) * jnp.log(2 * jnp.pi * variance))
         log_integral += -0.5 * size * jnp.log(power) - 0.5 * apart
-        nothing = Control(jnp.zeros(len(keys)), jnp.zeros(len(keys)), jnp.zeros_like(u))
-        return CorrectedParticle(u, ordinary, signs, nothing), log_integral
+        none = Control(jnp.zeros(len(keys)), jnp.zeros(len(keys)), jnp.zeros_like(u))
+        known = None
+        if self.follows_densities:
+            known = jax.vmap(lambda u: at_start(u, found.denoised, variance))(u)
+        return CorrectedParticle(u, ordinary, signs, none, known), log_integral
 
     def look(self, keys: Array, particles: CorrectedParticle, level: CorrectedLevel) -> Look:
         """Evaluate the fields, and close the trapezoid of the step that led here."""
-        fields = jax.vmap(lambda p: self._fields(p, level))(particles)
-        width = 0.5 * jnp.maximum(level.log_snr - level.previous_log_snr, 0.0)
+        width = 0.5 * (level.log_snr - level.previous_log_snr)
+        fields, known = jax.vmap(lambda p: self._fields(p, level, width))(particles)
         closing = 0.5 * width * jax.vmap(rate)(fields, particles.control)
         closing += 0.5 * (level.tilt - level.previous_tilt) * fields.tilt
-        return Look(fields, closing, jnp.zeros(len(keys)))
+        return Look((fields, known), closing, jnp.zeros(len(keys)))
 
     def move(
         self,
         keys: Array,
         particles: CorrectedParticle,
-        seen: Fields,
+        seen: tuple[Fields, LogDensities | None],
         log_weight: Array,
         level: CorrectedLevel,
     ) -> tuple[CorrectedParticle, Array]:
         """Step to the next level with the first half of its weight."""
+        fields, known = seen
         power = jnp.sum(exponents(self.model))
-        control = self.corrector.control(seen, log_weight, power)
+        control = self.corrector.control(fields, log_weight, power)
         zeta = self.corrector.noise_share(power)
         is_last = jnp.isinf(level.next_log_snr)
         variance = _noise_variance(self.target, self.name, level.log_snr)
@@ -170,21 +200,30 @@ class CorrectedPaths:
             pushed = width * control.denoised * (fields.denoised - control.centre)
             return u + gain * pulled + pushed + jnp.sqrt(variance * gain * share) * z
 
-        u = jax.vmap(step)(keys, particles.u, seen)
+        u = jax.vmap(step)(keys, particles.u, fields)
         # Half of a rate is the trapezoid's; towards data there is no other end.
-        opening = jnp.where(is_last, width, 0.5 * width) * rate(seen, control)
-        opening += 0.5 * (level.next_tilt - level.tilt) * seen.tilt
+        opening = jnp.where(is_last, width, 0.5 * width) * rate(fields, control)
+        opening += 0.5 * (level.next_tilt - level.tilt) * fields.tilt
         control = jax.tree.map(lambda v: jnp.broadcast_to(v, (len(keys), *v.shape)), control)
-        return particles._replace(u=u, control=control), opening
+        return particles._replace(u=u, control=control, known=known), opening
 
-    def _fields(self, particle: CorrectedParticle, level: CorrectedLevel) -> Fields:
+    def _fields(
+        self, particle: CorrectedParticle, level: CorrectedLevel, width: Array
+    ) -> tuple[Fields, LogDensities | None]:
         u = particle.u
         variance = _noise_variance(self.target, self.name, level.log_snr)
         probes = None
         if self.num_probes is not None:
             probes = alternating_signs(particle.signs, level.index, self.num_probes)
         time = self.target.times(level.log_snr)[self.name]
-        prior = score_fields(self.model, u, time, variance, probes)
+        found, known = parts(self.model, u, time, probes), particle.known
+        log_density = jnp.zeros(())
+        if known is not None:
+            known = followed(known, u, found, variance, width)
+            found = combined(self.model, found, variance, known.value)
+            each = factor_log_densities(self.model, known.value)
+            log_density = variance * (exponents(self.model) @ each)
+        prior = score_fields(self.model, u, found, variance)
 
         def tilt(u: Array) -> Array:
             return self.target.log_weight(self.position(u, particle.ordinary))
@@ -193,7 +232,7 @@ class CorrectedPaths:
         # Where the tilt has no gradient, it leads nowhere, but weighs.
         gradient = jnp.where(jnp.all(jnp.isfinite(gradient)), level.tilt * gradient, 0.0)
         score, power = prior.pull / variance + gradient, jnp.sum(exponents(self.model))
-        return Fields(
+        fields = Fields(
             *prior,
             score=score,
             stein=prior.laplacian + prior.pull @ score,
@@ -201,7 +240,10 @@ class CorrectedPaths:
             divergence=u.size + prior.laplacian / power,
             tilt=value,
             tilt_gradient=gradient,
+            u=u,
+            log_density=log_density,
         )
+        return fields, known
 
 
 def _noise_variance(target: Target, name: str, log_snr: Array) -> Array:

@@ -1,10 +1,6 @@
-"""The score fields of compositions: pulls, Laplacians, disagreement, and the weight's rate.
-
-Denoisers come with the trace of their Jacobian, exact or estimated, by shared forward products.
-"""
+"""The score fields of compositions: pulls, Laplacians, disagreement, and the weight's rate."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,57 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from scoreppl.compose import Composition, Leading
+from scoreppl.compose.members import exponents
+from scoreppl.samplers.parts import Parts, parts
 from scoreppl.score import ScoreModel
 from scoreppl.target import Position, Target
-
-
-class Parts(NamedTuple):
-    """What a composition's models say at a noisy event u, in data units.
-
-    Attributes
-    ----------
-    denoised
-        E[x_0 | u] under each model, shape ``(num_models, d)``.
-    traces
-        Trace of the Jacobian of each with respect to u, shape ``(num_models,)``.
-    """
-
-    denoised: Array
-    traces: Array
-
-
-def exponents(model: ScoreModel) -> Array:
-    """Return the powers of a composition; that of any other model is one."""
-    return model.exponents if isinstance(model, Composition) else jnp.ones(1)
-
-
-def parts(model: ScoreModel, u: Array, t: Array, probes: Array | None) -> Parts:
-    """Evaluate the models of a composition, or a model as a composition of itself alone.
-
-    Parameters
-    ----------
-    model
-        The composition.
-    u
-        Noisy event in data units, flat, shape ``(d,)``.
-    t
-        Time of the composition.
-    probes
-        Directions of mean square one, shape ``(num_probes, d)``: the trace is estimated as the
-        mean of z . J z (Hutchinson), at 2 evaluations a probe and model. None: exact, at 2 d.
-    """
-    alpha, _ = model.noise(t)
-    shape = tuple(model.event_shape)
-
-    def denoise_each(u: Array) -> Array:
-        x = alpha * u.reshape(shape)
-        each = model.denoise_each(x, t) if isinstance(model, Composition) else [model.denoise(x, t)]
-        return jnp.stack(each).reshape(len(each), -1)
-
-    directions = jnp.eye(u.size, dtype=u.dtype) if probes is None else probes
-    denoised, products = _along(denoise_each, u, directions)
-    traces = jnp.einsum("zmd,zd->m", products, directions)
-    return Parts(denoised, traces if probes is None else traces / len(probes))
 
 
 class ScoreFields(NamedTuple):
@@ -83,11 +32,9 @@ class ScoreFields(NamedTuple):
     disagreement: Array
 
 
-def score_fields(
-    model: ScoreModel, u: Array, t: Array, variance: Array, probes: Array | None
-) -> ScoreFields:
-    """Evaluate the fields at a noisy event `u`; arguments as of `parts`, s^2 is `variance`."""
-    powers, found = exponents(model), parts(model, u, t, probes)
+def score_fields(model: ScoreModel, u: Array, found: Parts, variance: Array) -> ScoreFields:
+    """Put the factors of a composition together at a noisy event `u`; s^2 is `variance`."""
+    powers = exponents(model)
     pulls = found.denoised - u
     return ScoreFields(
         powers @ pulls,
@@ -138,7 +85,7 @@ def leading_rate(
             power: Array = power,
         ) -> Array:
             probes = None if num_probes is None else alternating_signs(signs, index, num_probes)
-            found = score_fields(model, u, t, variance, probes)
+            found = score_fields(model, u, parts(model, u, t, probes), variance)
             squared = jnp.sum(found.pull**2) / variance
             return (found.laplacian + squared) / power - found.laplacian - found.disagreement
 
@@ -160,10 +107,6 @@ def leading_integral(
             each = (1.0 - power) * jnp.log(2 * jnp.pi * variance) - jnp.log(power)
             total += 0.5 * position[name].size * each
     return total
-
-
-def _along(fn: Callable[[Array], Array], u: Array, directions: Array) -> tuple[Array, Array]:
-    return jax.vmap(lambda z: jax.jvp(fn, (u,), (z,)), out_axes=(None, 0))(directions)
 
 
 def alternating_signs(signs: Array, index: Array, num_probes: int) -> Array:
