@@ -13,7 +13,7 @@ from scoreppl.samplers.control import (
     LaplacianOnly,
     VarianceControl,
 )
-from scoreppl.samplers.smc import Resampling
+from scoreppl.samplers.smc import Moves, Resampling
 from scoreppl.samplers.ssp import ssp
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "FeynmanKac",
     "Fields",
     "LaplacianOnly",
+    "Moves",
     "Resampling",
     "VarianceControl",
     "ssp",

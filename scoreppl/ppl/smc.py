@@ -25,6 +25,7 @@ from scoreppl.ppl.smc_runs import (
     event_size,
     led,
     num_score_evaluations,
+    renewal_evaluations,
     run_corrected,
     run_guided,
 )
@@ -33,7 +34,7 @@ from scoreppl.samplers.control import Corrector, LaplacianOnly
 from scoreppl.samplers.correctors import ANY_LEVEL
 from scoreppl.samplers.guided import Particles
 from scoreppl.samplers.reference import draw_prior, score_values
-from scoreppl.samplers.smc import Resampling
+from scoreppl.samplers.smc import Moves, Resampling
 from scoreppl.score import ScoreModel
 from scoreppl.target import Target
 
@@ -73,10 +74,17 @@ class ScoreSMC:
     resampling
         `sp.correctors.Resampling`: when and how. None: below half of the particles and once there
         is more signal than noise for guided paths, below nine tenths at any level for correctors.
+    moves
+        `sp.correctors.Moves`: Langevin moves of resampled particles under the law of their level,
+        or waste-free chains; with a corrector. None: they stay.
     num_runs
         Independent runs, one after another, that are pooled by their evidence.
     num_pilots
         Draws of the prior that the noise levels and the reference are fitted on.
+    num_level_pilots
+        Particles of a pilot run that moves the noise levels to where weights vary, before each run;
+        the levels are frozen then and the pilots enter no estimate. 0: levels as fitted to the
+        prior.
     max_shift
         As of `GuidedDiffusion`.
     num_latent_steps
@@ -101,8 +109,10 @@ class ScoreSMC:
         corrector: Corrector | None = None,
         num_probes: int | None = None,
         resampling: Resampling | None = None,
+        moves: Moves | None = None,
         num_runs: int = 1,
         num_pilots: int = 256,
+        num_level_pilots: int = 0,
         max_shift: float = 0.2,
         num_latent_steps: int = 60,
     ) -> None:
@@ -135,6 +145,11 @@ class ScoreSMC:
         check_count("num_steps", num_steps, 2)
         check_count("num_runs", num_runs, 1)
         check_count("num_pilots", num_pilots, 2)
+        check_count("num_level_pilots", num_level_pilots, 0)
+        if num_level_pilots == 1:
+            raise ValueError("`num_level_pilots=1`: a variance needs at least two particles.")
+        if moves is not None:
+            _check_moves(moves, corrector, num_particles)
         check_count("num_latent_steps", num_latent_steps, 0)
         if num_probes is not None:
             check_count("num_probes", num_probes, 1)
@@ -147,7 +162,9 @@ class ScoreSMC:
             corrector=corrector,
             num_probes=num_probes,
             resampling=resampling,
+            moves=moves,
             num_pilots=num_pilots,
+            num_level_pilots=num_level_pilots,
             max_shift=check_positive("max_shift", max_shift),
             num_latent_steps=num_latent_steps,
         )
@@ -210,7 +227,9 @@ class ScoreSMC:
         constrain = constrainer(self._model, args, kwargs)
         samples = jax.jit(lambda z: jax.lax.map(constrain, z, batch_size=256))(position)
         scheme = (settings.resampling or ANY_LEVEL).scheme
-        cost = num_score_evaluations(first, size, settings)
+        num_resamplings = int(np.sum(np.asarray(runs.trace.is_resampled)))
+        cost = runs.log_weight.size * num_score_evaluations(first, size, settings)
+        cost += num_resamplings * renewal_evaluations(first, size, settings)
         self._result = pooled(runs, samples, cost, scheme, np.asarray(shares))
 
     def _picks(self, target: Target) -> list[dict[str, Picks]]:
@@ -225,6 +244,11 @@ class ScoreSMC:
                 )
         if all(is_mixture_of_choices(model) for model in models.values()):
             return all_picks(models)
+        if self._settings.moves is not None:
+            raise ValueError(
+                "`moves` need the score at any event, and a mixture of models without densities "
+                "has one along the particles' paths alone; leave `moves` out."
+            )
         return [no_picks(models)]
 
     def _check_sites(self, target: Target, ordinary: OrdinaryPrior, is_split: bool) -> None:
@@ -307,6 +331,23 @@ class ScoreSMC:
     def print_summary(self) -> None:
         """Print evidence, effective particles, lineages and cost."""
         print(self.result.summary())
+
+
+def _check_moves(moves: Any, corrector: Corrector | None, num_particles: int) -> None:
+    if not isinstance(moves, Moves):
+        raise ValueError(f"`moves` of type {type(moves).__name__} must be a sp.correctors.Moves.")
+    if corrector is None:
+        raise ValueError(
+            "`moves` need the law of a level, which guided paths do not have; give `corrector=`, "
+            "or move the draws by sp.ScoreMALA."
+        )
+    check_count("moves.num_steps", moves.num_steps, 1)
+    check_positive("moves.step_size", moves.step_size)
+    if moves.waste_free and num_particles % (moves.num_steps + 1):
+        raise ValueError(
+            f"`num_particles={num_particles}` must be a multiple of the {moves.num_steps + 1} "
+            "states of a waste-free chain, `moves.num_steps` and its start."
+        )
 
 
 def _model_of(score_model: Any, log_weight: Callable[[Array], Array] | None) -> Model:

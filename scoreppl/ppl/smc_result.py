@@ -125,7 +125,7 @@ def pooled(
     samples
         Constrained values, with one leading axis over all particles.
     num_evaluations
-        Score evaluations of one particle.
+        Score evaluations of all runs.
     scheme
         How particles were resampled.
     log_shares
@@ -170,5 +170,5 @@ def pooled(
         pareto_k=float(np.asarray(psis_weights(jnp.asarray(finite))[1])),
         num_ancestors=int(np.sum(np.asarray(runs.trace.num_ancestors)[:, -1])),
         trace=runs.trace,
-        num_score_evaluations=num_evaluations * size * num_runs,
+        num_score_evaluations=num_evaluations,
     )

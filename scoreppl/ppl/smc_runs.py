@@ -1,5 +1,6 @@
 """The runs of ScoreSMC as pure functions of a bound target."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,8 +17,8 @@ from scoreppl.samplers import proposal
 from scoreppl.samplers.control import Corrector
 from scoreppl.samplers.correctors import ANY_LEVEL, corrected
 from scoreppl.samplers.guided import Particles, guide
-from scoreppl.samplers.reference import data_scale, draw_prior, fit_ladder, fit_reference
-from scoreppl.samplers.smc import Resampling
+from scoreppl.samplers.reference import data_scale, draw_prior, fit_ladder, measure_reference
+from scoreppl.samplers.smc import Moves, Resampling, respaced
 from scoreppl.score import ScoreModel
 from scoreppl.target import Position, Target
 
@@ -35,7 +36,9 @@ class Settings(NamedTuple):
     corrector: Corrector | None
     num_probes: int | None
     resampling: Resampling | None
+    moves: Moves | None
     num_pilots: int
+    num_level_pilots: int
     max_shift: float
     num_latent_steps: int
 
@@ -67,28 +70,31 @@ def run_guided(
     key: Array, target: Target, ordinary: OrdinaryPrior, settings: Settings
 ) -> Particles:
     """Run guided paths once."""
-    count, size = settings.num_particles, event_size(target, ordinary)
-    key_fit, key_latents, key_paths, key_moves = jax.random.split(key, 4)
-    starts = jax.vmap(ordinary.draw)(jax.random.split(key_latents, count))
-    ladder, reference = fit_reference(
-        key_fit, ordinary.draw(key_fit), led(target),
-        num_levels=settings.num_steps, num_pilots=settings.num_pilots,
-    )  # fmt: skip
-    found = guide(
-        jax.random.split(key_paths, count), starts, jax.vmap(ordinary.log_density)(starts),
-        led(target), ladder, reference, settings.guidance_for(size),
-        settings.resampling or Resampling(), settings.max_shift, settings.probes_for(size),
-    )  # fmt: skip
-    return _move_latents(key_moves, found, target, settings)
+    key_fit, key_noise, key_pilots, key_run = jax.random.split(key, 4)
+    size = event_size(target, ordinary)
+    clean = _pilots(key_fit, ordinary.draw(key_fit), target, settings.num_pilots)
+
+    def run(key: Array, ladder: Array, count: int) -> Particles:
+        reference = measure_reference(key_noise, clean, led(target), ladder)
+        key_latents, key_paths, key_moves = jax.random.split(key, 3)
+        starts = jax.vmap(ordinary.draw)(jax.random.split(key_latents, count))
+        found = guide(
+            jax.random.split(key_paths, count), starts, jax.vmap(ordinary.log_density)(starts),
+            led(target), ladder, reference, settings.guidance_for(size),
+            settings.resampling or Resampling(), settings.max_shift, settings.probes_for(size),
+        )  # fmt: skip
+        return _move_latents(key_moves, found, target, settings)
+
+    ladder = fit_ladder(clean, led(target), settings.num_steps)
+    return _respaced_and_run(key_pilots, key_run, run, ladder, settings)
 
 
 def run_corrected(
     key: Array, target: Target, ordinary: OrdinaryPrior, settings: Settings
 ) -> Particles:
     """Run a corrector once."""
-    count, size = settings.num_particles, event_size(target, ordinary)
-    key_fit, key_latents, key_paths, key_moves = jax.random.split(key, 4)
-    starts = jax.vmap(ordinary.draw)(jax.random.split(key_latents, count))
+    key_fit, key_pilots, key_run = jax.random.split(key, 3)
+    size = event_size(target, ordinary)
     clean = _pilots(key_fit, ordinary.draw(key_fit), target, settings.num_pilots)
     # The tilt is the weight without the ordinary latents' prior, which they are drawn from.
     tilted = Target(
@@ -96,14 +102,36 @@ def run_corrected(
         target.floors,
         lambda z: target.log_weight(z) - ordinary.log_density(z),
     )
-    latents = {n: v for n, v in starts.items() if n not in target.score_models}
-    assert settings.corrector is not None
-    found = corrected(
-        jax.random.split(key_paths, count), latents, tilted,
-        fit_ladder(clean, target, settings.num_steps), data_scale(clean), settings.corrector,
-        num_probes=settings.probes_for(size), resampling=settings.resampling or ANY_LEVEL,
-    )  # fmt: skip
-    return _move_latents(key_moves, found, target, settings)
+    corrector = settings.corrector
+    assert corrector is not None
+
+    def run(key: Array, ladder: Array, count: int) -> Particles:
+        key_latents, key_paths, key_moves = jax.random.split(key, 3)
+        starts = jax.vmap(ordinary.draw)(jax.random.split(key_latents, count))
+        latents = {n: v for n, v in starts.items() if n not in target.score_models}
+        found = corrected(
+            jax.random.split(key_paths, count), latents, tilted, ladder, data_scale(clean),
+            corrector, num_probes=settings.probes_for(size),
+            resampling=settings.resampling or ANY_LEVEL, moves=settings.moves,
+        )  # fmt: skip
+        return _move_latents(key_moves, found, target, settings)
+
+    ladder = fit_ladder(clean, target, settings.num_steps)
+    return _respaced_and_run(key_pilots, key_run, run, ladder, settings)
+
+
+def _respaced_and_run(
+    key_pilots: Array,
+    key_run: Array,
+    run: Callable[[Array, Array, int], Particles],
+    ladder: Array,
+    settings: Settings,
+) -> Particles:
+    """Run on a ladder, moved by a pilot run that enters no estimate and is frozen then."""
+    if settings.num_level_pilots:
+        pilot = run(key_pilots, ladder, settings.num_level_pilots)
+        ladder = respaced(ladder, pilot.trace.step_variance)
+    return run(key_run, ladder, settings.num_particles)
 
 
 def _pilots(key: Array, position: Position, target: Target, count: int) -> Position:
@@ -133,15 +161,34 @@ def _move_latents(key: Array, found: Particles, target: Target, settings: Settin
 
 def num_score_evaluations(target: Target, size: int, settings: Settings) -> int:
     """Network evaluations of one particle of a run."""
-    models = max(num_members(model) for model in target.score_models.values())
-    probes = settings.probes_for(size)
-    laplacian = 2 * (size if probes is None else probes)
+    models, laplacian = _num_models(target), _laplacian_cost(size, settings)
     if settings.corrector is not None:
         return settings.num_steps * models * laplacian
     cost = getattr(settings.guidance_for(size), "num_score_evaluations", None)
     is_composed = any(_is_composed(model) for model in target.score_models.values())
     each = (1 if cost is None else cost(size)) + (laplacian if is_composed else 0)
     return settings.num_steps * models * each
+
+
+def renewal_evaluations(target: Target, size: int, settings: Settings) -> int:
+    """Network evaluations of a population's moves after one resampling."""
+    moves, count = settings.moves, settings.num_particles
+    if moves is None:
+        return 0
+    chains = count // (moves.num_steps + 1) if moves.waste_free else count
+    # A chain begins with one evaluation and takes two a step; then all states are looked at.
+    of_chains = chains * (1 + 2 * moves.num_steps) * _num_models(target)
+    looked_at = chains * (moves.num_steps + 1)
+    return of_chains + looked_at * _laplacian_cost(size, settings) * _num_models(target)
+
+
+def _num_models(target: Target) -> int:
+    return max(num_members(model) for model in target.score_models.values())
+
+
+def _laplacian_cost(size: int, settings: Settings) -> int:
+    probes = settings.probes_for(size)
+    return 2 * (size if probes is None else probes)
 
 
 def _is_composed(model: ScoreModel) -> bool:

@@ -31,13 +31,15 @@ step is that which maps Gaussians to Gaussians: left out, either costs an order 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from scoreppl.compose.members import exponents, has_open_mixture, num_members
+from scoreppl.mcmc import mala
+from scoreppl.mcmc.trajectory import ScoreState
 from scoreppl.samplers.control import (
     Control,
     Corrector,
@@ -48,7 +50,7 @@ from scoreppl.samplers.divergence import alternating_signs, score_fields
 from scoreppl.samplers.guided import Particles
 from scoreppl.samplers.log_densities import LogDensities, at_start, followed
 from scoreppl.samplers.parts import combined, factor_log_densities, parts
-from scoreppl.samplers.smc import Look, Resampling, run_levels
+from scoreppl.samplers.smc import Look, Moves, Resampling, run_levels
 from scoreppl.score import ScoreModel
 from scoreppl.target import Position, Target
 
@@ -207,6 +209,56 @@ class CorrectedPaths:
         control = jax.tree.map(lambda v: jnp.broadcast_to(v, (len(keys), *v.shape)), control)
         return particles._replace(u=u, control=control, known=known), opening
 
+    def renew(
+        self,
+        keys: Array,
+        particles: CorrectedParticle,
+        seen: tuple[Fields, LogDensities | None],
+        level: CorrectedLevel,
+        moves: Moves,
+    ) -> tuple[CorrectedParticle, tuple[Fields, LogDensities | None], Array]:
+        """Run Langevin chains under the law of the level, with the line integral of its score."""
+        fields, known = seen
+        variance = _noise_variance(self.target, self.name, level.log_snr)
+        # The law's precision, from the middle of the population; as a number of the level it
+        # leaves each chain reversible.
+        size = particles.u.shape[1]
+        precision = jnp.median(-fields.laplacian) / size
+        spread = variance / jnp.where(precision > 0, precision, 1.0)
+        step_size = 0.5 * (moves.step_size * size ** (-1 / 6)) ** 2 * spread
+        time = self.target.times(level.log_snr)[self.name]
+
+        def chain(key: Array, u: Array, ordinary: Position) -> tuple[Array, Array]:
+            kernel: Any = mala(
+                lambda u: self._prior_pull(u, time) / variance,
+                lambda u: level.tilt * self.target.log_weight(self.position(u, ordinary)),
+                step_size=step_size,
+            )
+
+            def step(state: ScoreState, key: Array) -> tuple[ScoreState, tuple[Array, Array]]:
+                state, info = kernel.step(key, state)
+                return state, (state.position, info.acceptance_rate)
+
+            _, (events, rates) = jax.lax.scan(
+                step, kernel.init(u), jax.random.split(key, moves.num_steps)
+            )
+            return jnp.concatenate([u[None], events]), jnp.mean(rates)
+
+        events, rates = jax.vmap(chain)(keys, particles.u, particles.ordinary)
+        # A straight line leads from where log densities are known to each state of the chain.
+        states = jax.vmap(
+            lambda p, k, events: jax.vmap(lambda u: p._replace(u=u, known=k))(events)
+        )(particles, known, events)
+        still = jnp.zeros(())
+        seen = jax.vmap(jax.vmap(lambda p: self._fields(p, level, still)))(states)
+        return states, seen, jnp.mean(rates)
+
+    def _prior_pull(self, u: Array, time: Array) -> Array:
+        alpha, _ = self.model.noise(time)
+        shape = tuple(self.model.event_shape)
+        found = self.model.denoise(alpha * u.reshape(shape), time)
+        return found.reshape(-1) - u
+
     def _fields(
         self, particle: CorrectedParticle, level: CorrectedLevel, width: Array
     ) -> tuple[Fields, LogDensities | None]:
@@ -260,6 +312,7 @@ def corrected(
     *,
     num_probes: int | None = None,
     resampling: Resampling | None = ANY_LEVEL,
+    moves: Moves | None = None,
 ) -> Particles:
     r"""Draw weighted particles of a composition with a tilt, :math:`w \prod_i p_i^{\gamma_i}`.
 
@@ -283,6 +336,8 @@ def corrected(
         Probes of Hutchinson's estimate of the divergence; None: exact.
     resampling
         When and how to resample.
+    moves
+        What resampled particles do; not if a mixture's ratios are followed.
 
     Returns
     -------
@@ -304,7 +359,7 @@ def corrected(
     start, log_integral = method.start(keys, ordinary, ladder[0], spread)
     weigh = jax.vmap(lambda u, z: target.log_weight(method.position(u, z)))
     first = tilts[0] * weigh(start.u, ordinary)
-    found = run_levels(keys, start, first, method, levels, ladder, resampling)
+    found = run_levels(keys, start, first, method, levels, ladder, resampling, moves)
     position = jax.vmap(method.position)(found.particles.u, found.particles.ordinary)
     closing = 0.5 * (1.0 - tilts[-1]) * jax.vmap(target.log_weight)(position)
     log_weight = found.log_weight + closing

@@ -39,6 +39,26 @@ class Resampling(NamedTuple):
     scheme: Scheme = systematic
 
 
+class Moves(NamedTuple):
+    """Metropolis moves of resampled particles under the law of their level.
+
+    Attributes
+    ----------
+    num_steps
+        Langevin steps after each resampling, with the line integral of the score in the
+        acceptance.
+    step_size
+        In standard deviations of the level's law, times d^(-1/6).
+    waste_free
+        Resample fewer particles and keep every state of their chains (Dau and Chopin,
+        arXiv:2011.02328): ``num_particles / (num_steps + 1)`` chains.
+    """
+
+    num_steps: int
+    step_size: float = 0.7
+    waste_free: bool = False
+
+
 class Look(NamedTuple):
     """How a population stands at a level.
 
@@ -71,6 +91,20 @@ class FeynmanKac(Protocol):
         ...
 
 
+class Renewing(FeynmanKac, Protocol):
+    """A method whose law at a level is known, so that particles can move under it."""
+
+    def renew(
+        self, keys: Array, particles: Any, seen: Any, level: Any, moves: Moves
+    ) -> tuple[Any, Any, Array]:
+        """Run a chain from each particle.
+
+        Returns particles and what is seen of them, with leading axes over the chains and their
+        ``num_steps + 1`` states, the start among them, and the mean acceptance probability.
+        """
+        ...
+
+
 class Trace(NamedTuple):
     """What happened at each level, leading axis over the levels.
 
@@ -82,11 +116,17 @@ class Trace(NamedTuple):
         Whether the level resampled.
     num_ancestors
         How many particles of the start have descendants.
+    step_variance
+        Variance over the particles of what the step to this level added to weight and twist.
+    acceptance_rate
+        Of the moves; NaN where there were none.
     """
 
     ess: Array
     is_resampled: Array
     num_ancestors: Array
+    step_variance: Array
+    acceptance_rate: Array
 
 
 class Population(NamedTuple):
@@ -127,6 +167,7 @@ def run_levels(
     levels: Any,
     log_snr: Array,
     resampling: Resampling | None,
+    moves: Moves | None = None,
 ) -> Population:
     """Take a population through all levels.
 
@@ -146,42 +187,103 @@ def run_levels(
         Of each level.
     resampling
         When and how to resample; None for independent particles.
+    moves
+        What resampled particles do, of a `Renewing` method; None for nothing.
     """
     size = len(log_weight)
 
     def level(carry: tuple, inputs: tuple) -> tuple[tuple, Trace]:
-        particles, weight, evidence, ancestor = carry
+        particles, weight, before, evidence, ancestor = carry
         index, log_snr, at = inputs
         level_keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
         look = method.look(level_keys, particles, at)
         weight = _add(weight, look.log_increment)
         twisted = weight[0] + look.log_twist
+        step_variance = _variance(twisted - before)
         ess = effective_sample_size(twisted)
         seen, is_due = look.seen, jnp.zeros((), bool)
+        acceptance = jnp.full((), jnp.nan)
         if resampling is not None:
+            rule = resampling
             total = logsumexp(twisted)
-            is_due = (ess < resampling.threshold * size) & (log_snr > resampling.first_log_snr)
+            is_due = (ess < rule.threshold * size) & (log_snr > rule.first_log_snr)
             is_due &= jnp.isfinite(total)
             share = jnp.exp(twisted - jnp.where(jnp.isfinite(total), total, 0.0))
-            key = jax.random.fold_in(level_keys[0], 0)
-            chosen = jnp.where(is_due, resampling.scheme(key, share, size), jnp.arange(size))
-            particles, seen, ancestor = jax.tree.map(
-                lambda v: v[chosen], (particles, seen, ancestor)
-            )
+
+            def chosen_anew() -> tuple:
+                return _resampled(level_keys, share, particles, seen, at, method, rule, moves)
+
+            def kept() -> tuple:
+                return jnp.arange(size), particles, seen, jnp.full((), jnp.nan)
+
+            chosen, particles, seen, acceptance = jax.lax.cond(is_due, chosen_anew, kept)
+            ancestor = ancestor[chosen]
             # What remains of a resampled particle's weight is what its twist must give back.
             owed = (-look.log_twist[chosen], jnp.zeros(size))
             weight = jax.tree.map(lambda new, old: jnp.where(is_due, new, old), owed, weight)
+            twisted = jnp.where(is_due, 0.0, twisted)
             evidence = _add(evidence, jnp.where(is_due, total - jnp.log(size), 0.0))
         particles, increment = method.move(level_keys, particles, seen, weight[0], at)
-        trace = Trace(ess, is_due, _num_distinct(ancestor))
-        return (particles, _add(weight, increment), evidence, ancestor), trace
+        trace = Trace(ess, is_due, _num_distinct(ancestor), step_variance, acceptance)
+        return (particles, _add(weight, increment), twisted, evidence, ancestor), trace
 
     zero = jnp.zeros(())
-    start = (particles, (log_weight, jnp.zeros(size)), (zero, zero), jnp.arange(size))
-    (particles, weight, evidence, ancestor), trace = jax.lax.scan(
+    weight = (log_weight, jnp.zeros(size))
+    start = (particles, weight, log_weight, (zero, zero), jnp.arange(size))
+    (particles, weight, _, evidence, ancestor), trace = jax.lax.scan(
         level, start, (jnp.arange(len(log_snr)), log_snr, levels)
     )
     return Population(particles, weight[0], evidence[0], ancestor, trace)
+
+
+def _resampled(
+    keys: Array,
+    share: Array,
+    particles: Any,
+    seen: Any,
+    level: Any,
+    method: Any,
+    resampling: Resampling,
+    moves: Moves | None,
+) -> tuple[Array, Any, Any, Array]:
+    """Resample and move; return whom each particle comes from, the particles, and the rest."""
+    size, key = len(share), jax.random.fold_in(keys[0], 0)
+    copies = 1 if moves is None or not moves.waste_free else moves.num_steps + 1
+    chosen = resampling.scheme(key, share, size // copies)
+    particles, seen = jax.tree.map(lambda v: v[chosen], (particles, seen))
+    if moves is None:
+        return chosen, particles, seen, jnp.full((), jnp.nan)
+    chains, seen, acceptance = method.renew(keys[: len(chosen)], particles, seen, level, moves)
+    if moves.waste_free:
+        flat = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), (chains, seen))
+        return jnp.repeat(chosen, copies), *flat, acceptance
+    return chosen, *jax.tree.map(lambda v: v[:, -1], (chains, seen)), acceptance
+
+
+def _variance(change: Array) -> Array:
+    """Variance over the particles that have a weight."""
+    known = jnp.isfinite(change)
+    count = jnp.maximum(jnp.sum(known), 1)
+    mean = jnp.sum(jnp.where(known, change, 0.0)) / count
+    return jnp.sum(jnp.where(known, (change - mean) ** 2, 0.0)) / count
+
+
+def respaced(ladder: Array, step_variance: Array) -> Array:
+    """Move levels to where weights vary: equal steps of the average of place and deviation.
+
+    Parameters
+    ----------
+    ladder
+        Log-SNR of the levels of a pilot run, noisiest first.
+    step_variance
+        Of its steps, averaged over runs if there are several; the ends of the ladder stay.
+    """
+    deviation = jnp.sqrt(step_variance[1:])
+    total = jnp.sum(deviation)
+    even = jnp.full(len(deviation), 1.0 / len(deviation))
+    share = 0.5 * even + 0.5 * jnp.where(total > 0, deviation / total, even)
+    travelled = jnp.concatenate([jnp.zeros(1), jnp.cumsum(share)])
+    return jnp.interp(jnp.linspace(0.0, travelled[-1], len(ladder)), travelled, ladder)
 
 
 def _add(total: tuple[Array, Array], value: Array) -> tuple[Array, Array]:

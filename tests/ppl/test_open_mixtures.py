@@ -159,5 +159,5 @@ def test_what_cannot_be_done_is_named():
         sp.ScoreSMC(in_a_plate).run(jax.random.key(0))
     with pytest.raises(ValueError, match="exponent other than one"):
         sp.ScoreSMC(sharpened_mixture).run(jax.random.key(0), 1.0)
-    with pytest.raises(ValueError, match="by sp.ScoreSMC"):
+    with pytest.raises(ValueError, match="use sp.ScoreSMC"):
         MIXTURE.score(jnp.zeros(1), 0.5)
