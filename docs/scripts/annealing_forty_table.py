@@ -33,6 +33,13 @@ def rows() -> tuple[tuple, ...]:
             {"corrector": laplacian, "resampling": never},
         ),  # fmt: skip
         ("`VarianceControl`", 100, None, {"corrector": variance}),
+        ("`EnergyControl`", 100, None, {"corrector": sp.correctors.EnergyControl()}),
+        (
+            "`LaplacianOnly`, one probe, moves",
+            50,
+            1,
+            {"corrector": laplacian, "moves": sp.correctors.Moves(5)},
+        ),  # fmt: skip
         ("`FeynmanKac`", 100, None, {"corrector": sp.correctors.FeynmanKac()}),
     )
 
@@ -56,6 +63,8 @@ def main() -> None:
         begin = time.perf_counter()
         found = measure(num_steps, num_probes, NUM_RUNS, **options)
         cost = f"{num_steps} and Laplacians" if num_probes is None else str(2 * num_steps)
+        if "moves" in options:
+            cost += " and moves"
         lines.append(
             f"| {label} | {num_steps} | {cost} | {cell(found[:, 0], 2)} "
             f"| {cell(found[:, 1], 3)} | {cell(found[:, 2], 3)} |"

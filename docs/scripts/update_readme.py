@@ -24,6 +24,7 @@ PLACES = (
     ("docs/guidance.md", "guidance", "docs/tables/guidance.md"),
     ("docs/guidance.md", "guided", "docs/quickstart/guided.md"),
     ("docs/smc.md", "forty_modes", "docs/tables/forty_modes.md"),
+    ("docs/smc.md", "log_densities", "docs/tables/log_densities.md"),
     ("docs/smc.md", "particle_gibbs", "docs/tables/particle_gibbs.md"),
     ("docs/solvers.md", "solvers", "docs/tables/solvers.md"),
     ("docs/diffusion_mh.md", "multimodal", "docs/multimodal/results.md"),
