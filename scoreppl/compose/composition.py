@@ -149,9 +149,11 @@ def _flattened(
         raise ValueError(
             f"`exponents` has shape {powers.shape}; {len(models)} models need ({len(models)},)."
         )
-    if is_concrete(powers) and not (np.all(np.isfinite(powers)) and np.sum(powers) > 0):
+    # Under `jit` even sums of known arrays are traced, but for those of NumPy.
+    known = np.asarray(powers) if is_concrete(powers) else None
+    if known is not None and not (np.all(np.isfinite(known)) and np.sum(known) > 0):
         raise ValueError(
-            f"The exponents {np.asarray(powers)} must be finite and of positive sum: at high noise "
+            f"The exponents {known} must be finite and of positive sum: at high noise "
             "all models are the same wide Gaussian, and its power must be one, too."
         )
     parts: list[ScoreModel] = []

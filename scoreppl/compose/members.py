@@ -93,6 +93,9 @@ def choose(models: Mapping[str, ScoreModel], picks: Mapping[str, Picks]) -> Choi
     """Put the picked members in the places of their mixtures."""
     total, chosen = jnp.zeros(()), {}
     for name, model in models.items():
+        if not has_open_mixture(model):
+            chosen[name] = model
+            continue
         found: list[ScoreModel] = []
         for factor, pick in zip(factors(model), picks[name], strict=True):
             inside = members(factor)

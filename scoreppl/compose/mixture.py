@@ -45,7 +45,7 @@ class Mixture:
                 f"`log_weights` has shape {weights.shape}; {len(parts)} models need "
                 f"({len(parts)},)."
             )
-        if is_concrete(weights) and not np.any(np.isfinite(weights)):
+        if is_concrete(weights) and not np.any(np.isfinite(np.asarray(weights))):
             raise ValueError(f"`log_weights={log_weights}` must hold a finite number.")
         object.__setattr__(self, "models", parts)
         object.__setattr__(self, "log_weights", jax.nn.log_softmax(weights))

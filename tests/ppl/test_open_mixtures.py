@@ -161,3 +161,15 @@ def test_what_cannot_be_done_is_named():
         sp.ScoreSMC(sharpened_mixture).run(jax.random.key(0), 1.0)
     with pytest.raises(ValueError, match="use sp.ScoreSMC"):
         MIXTURE.score(jnp.zeros(1), 0.5)
+
+
+def test_a_composed_mixture_in_a_model_s_arguments_is_taken_apart():
+    """Its exponents are known outside of what is compiled, and constants inside."""
+
+    def model(y, composed):
+        x = numpyro.sample("x", sp.ScorePrior(composed))
+        numpyro.sample("y", dist.Normal(x[0], 0.5), obs=y)
+
+    sampler = sp.ScoreSMC(model, num_particles=40, num_steps=5, num_pilots=8)
+    sampler.run(jax.random.key(0), 1.0, sp.product(MIXTURE, THIRD))
+    assert sampler.result.trace.ess.shape == (2, 5) and np.isfinite(sampler.log_evidence)
