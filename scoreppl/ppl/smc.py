@@ -20,7 +20,7 @@ from scoreppl.ppl.blocks import OrdinaryPrior, check_independent, ordinary_prior
 from scoreppl.ppl.contract import bind_target, constrainer
 from scoreppl.ppl.potential import Model, Values
 from scoreppl.ppl.prior import ScorePrior
-from scoreppl.ppl.smc_result import SMCResult, pooled
+from scoreppl.ppl.smc_result import SMCResult, check_some_weight, pooled
 from scoreppl.ppl.starts import check_weight
 from scoreppl.samplers import proposal
 from scoreppl.samplers.control import Corrector, LaplacianOnly
@@ -169,7 +169,7 @@ class ScoreSMC:
         ------
         ValueError
             If the model has no score site, a latent without a proper prior, a weight that is
-            nowhere a number, or more score sites than a corrector takes.
+            nowhere a number or zero for all particles, or more score sites than a corrector takes.
         """
         args = (*self._model_args, *args)
         target = bind_target(self._model, args, kwargs)
@@ -189,6 +189,7 @@ class ScoreSMC:
             return jax.lax.map(lambda key: run(key, target, ordinary, size), keys)
 
         runs = jax.jit(run_all)(jax.random.split(rng_key, self._num_runs), traced)
+        check_some_weight(runs, self._corrector)
         position = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), runs.position)
         constrain = constrainer(self._model, args, kwargs)
         samples = jax.jit(lambda z: jax.lax.map(constrain, z, batch_size=256))(position)

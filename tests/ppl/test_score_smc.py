@@ -245,11 +245,16 @@ def test_bad_models_are_named():
         sp.ScoreSMC(lambda: numpyro.sample("a", dist.Normal())).run(jax.random.key(0))
     with pytest.raises(ValueError, match="must return a scalar"):
         sp.ScoreSMC(score_model=FIRST, log_weight=lambda x: x).run(jax.random.key(0))
-    with pytest.raises(ValueError, match="leave `corrector` out"):
-        sp.ScoreSMC(
-            score_model=FIRST, log_weight=lambda x: jnp.sum(jnp.where(x > 30.0, 0.0, -jnp.inf)),
-            num_particles=10, num_steps=5, num_pilots=4, **LAPLACIAN,
-        ).run(jax.random.key(0))  # fmt: skip
+    # An event that no noisy particle, or no path, meets.
+    few = {
+        "score_model": FIRST,
+        "log_weight": lambda x: jnp.sum(jnp.where(x > 30.0, 0.0, -jnp.inf)),
+        **dict(num_particles=10, num_steps=5, num_pilots=4),
+    }
+    with pytest.raises(ValueError, match="`corrector=LaplacianOnly`.*`corrector=None`.*RandomNumb"):
+        sp.ScoreSMC(**few, **LAPLACIAN).run(jax.random.key(0))
+    with pytest.raises(ValueError, match="Every particle has weight zero.*LimitState"):
+        sp.ScoreSMC(**few, guidance=sp.guidance.Unguided()).run(jax.random.key(0))
     # NumPyro warns of the value, too.
     with pytest.warns(UserWarning, match="support"), pytest.raises(ValueError, match="NaN"):
         sp.ScoreSMC(plain).run(jax.random.key(0), np.nan)
