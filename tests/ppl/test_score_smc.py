@@ -58,13 +58,17 @@ def test_evidence_and_mean_over_twenty_runs(name, method):
     assert abs(evidence) < 3 and abs(mean) < 3, (evidence, mean)
 
 
+def slow(*values, **options):
+    return pytest.param(*values, marks=pytest.mark.slow, **options)
+
+
 @pytest.mark.parametrize(
     "rate",
     [
         lambda fields, c: c.score * fields.stein - fields.laplacian,
-        lambda fields, c: c.score * fields.stein - fields.laplacian + fields.disagreement,
+        slow(lambda fields, c: c.score * fields.stein - fields.laplacian + fields.disagreement),
         lambda fields, c: 0.5 * (c.score * fields.stein - fields.laplacian - fields.disagreement),
-        lambda fields, c: 0.0 * fields.stein,
+        slow(lambda fields, c: 0.0 * fields.stein),
     ],
     ids=["disagreement dropped", "its sign", "half", "no weights"],
 )
@@ -74,6 +78,7 @@ def test_mutants_of_the_rate_are_caught(monkeypatch, rate):
     assert max(map(abs, errors(law, smc))) > 8
 
 
+@pytest.mark.slow
 def test_the_trapezoid_is_worth_an_order(monkeypatch):
     """Weights taken at the start of each step alone are off by more at equal cost."""
     law, smc = run("sharpened", num_steps=50, **LAPLACIAN)
@@ -171,6 +176,7 @@ def test_results_are_weighted_particles_resampled_draws_and_inference_data(capsy
     assert smc.result.num_score_evaluations == 1_000 * 40 * 2 * 2
 
 
+@pytest.mark.slow
 def test_the_errors_of_one_run_are_those_between_runs():
     """Within a factor of two, over forty runs, whose own error has a relative error of 11 %."""
     for method in (LAPLACIAN, GUIDED):
