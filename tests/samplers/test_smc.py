@@ -84,7 +84,7 @@ def methods_and_schemes():
             yield pytest.param(method, name, marks=() if is_quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("method, name", methods_and_schemes())
+@pytest.mark.parametrize("method, name", list(methods_and_schemes()))
 def test_the_evidence_is_unbiased_however_particles_are_resampled(name, method):
     keys = jax.random.split(jax.random.key(1), 300)
     run = jax.jit(jax.vmap(lambda key: evidence(key, method, ALWAYS[name])[0]))
