@@ -4,6 +4,9 @@ import operator
 from numbers import Real
 from typing import Any
 
+import numpy as np
+from jax.core import Tracer
+
 
 def check_count(name: str, value: Any, least: int) -> int:
     """Return an argument that counts something, or say which it is and what it must be."""
@@ -24,3 +27,9 @@ def check_positive(name: str, value: Any) -> float:
     if not number > 0:
         raise ValueError(f"`{name}={value!r}` must be a positive number.")
     return number
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Refuse NaN and infinite numbers in an argument; what JAX is tracing cannot be looked at."""
+    if not isinstance(value, Tracer) and not np.all(np.isfinite(np.asarray(value, float))):
+        raise ValueError(f"`{name}` holds NaN or infinite values; all must be finite.")

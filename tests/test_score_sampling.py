@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scoreppl import noise
+from scoreppl import noise, solvers
 from scoreppl.score import (
     ScoreNetwork,
     from_denoised,
@@ -205,6 +205,11 @@ def test_sample_takes_models_that_are_no_pytrees():
         ({"num_steps": 0}, "`num_steps=0` must be at least 1"),
         ({"sample_shape": 3}, "`sample_shape=3` must be a tuple of sizes"),
         ({"spacing": "linear"}, "`spacing='linear'` is not known"),
+        ({"solver": "ddim"}, "`solver='ddim'` is not callable"),
+        ({"solver": solvers.ddim}, r"add parentheses: `solver=ddim\(\)`"),
+        ({"solver": solvers.dpm_solver}, r"add parentheses: `solver=dpm_solver\(\)`"),
+        ({"solver": solvers.Heun}, "`solver=Heun` is a class: add parentheses"),
+        ({"solver": lambda key, x: x}, r"does not take \(key, x, times, denoise, noise\)"),
     ],
 )
 def test_sample_names_bad_arguments(arguments, message):

@@ -124,7 +124,7 @@ def main() -> None:
     data = sp.to_inference_data(mcmc, log_likelihood=False)
     summary = az.summary(data, var_names=SCALARS)
     print(table(summary, truth), "\n")
-    sp.diagnostics.report(mcmc, seconds=seconds)
+    print(sp.diagnostics.report(mcmc, seconds=seconds))
 
     screen = np.full((28, 28), np.nan)
     screen[:VISIBLE] = truth.observation

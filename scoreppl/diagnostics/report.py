@@ -21,7 +21,7 @@ _MAX_LEVELS = 20
 
 
 class Report(NamedTuple):
-    """Result of `report`; its string is the screen.
+    """Result of `report`; printed, it is the screen.
 
     Attributes
     ----------
@@ -68,11 +68,7 @@ class Report(NamedTuple):
     exactness: tuple[str, ...]
 
     def __repr__(self) -> str:
-        """Say which run it is of; `report` has printed the screen already."""
-        return f"Report({self.kernel}, {self.num_chains} x {self.num_draws} draws)"
-
-    def __str__(self) -> str:
-        """Return the screen."""
+        """Return the screen, which is so what a notebook and ``print`` show."""
         chains = "chain" if self.num_chains == 1 else "chains"
         time = "" if self.seconds is None else f", {self.seconds:.3g} s"
         rows = [
@@ -88,7 +84,7 @@ class Report(NamedTuple):
 
 
 def report(mcmc: Any, *, seconds: float | None = None, key: Array | None = None) -> Report:
-    """Print a summary of a finished run on one screen, and return its numbers.
+    """Summarise a finished run on one screen: print the result, or end a notebook's cell with it.
 
     Parameters
     ----------
@@ -98,14 +94,14 @@ def report(mcmc: Any, *, seconds: float | None = None, key: Array | None = None)
         last states of the chains and for moves of the chains' own size, which takes some
         hundred score evaluations and a compilation.
     seconds
-        Wall time of the run, to be printed.
+        Wall time of the run, to be shown.
     key
         PRNG key of these measurements; a fixed one by default.
 
     Returns
     -------
     Report
-        The numbers; ``str(...)`` is what was printed.
+        The numbers; printed, the screen.
 
     Raises
     ------
@@ -120,22 +116,6 @@ def report(mcmc: Any, *, seconds: float | None = None, key: Array | None = None)
     """
     run = read_run(mcmc)
     key_loops, key_paths = jax.random.split(jax.random.key(0) if key is None else key)
-    found = _report(
-        run,
-        seconds,
-        loop_defects(run, key_loops),
-        path_disagreement(run, key_paths),
-    )
-    print(found)
-    return found
-
-
-def _report(
-    run: Run,
-    seconds: float | None,
-    defects: dict[str, LoopDefect],
-    disagreement: PathAgainstChord | None,
-) -> Report:
     acceptance, levels = run.fields.get("accept_prob"), run.fields.get("acceptance_rate_level")
     error = run.field("log_ratio_error")
     return Report(
@@ -152,8 +132,8 @@ def _report(
         log_ratio_error=None if error is None else float(np.nanmean(error)),
         score_evaluations=run.score_evaluations(),
         score_evaluations_per_draw=run.evaluations_per_draw(),
-        loop_defects=defects,
-        path_against_chord=disagreement,
+        loop_defects=loop_defects(run, key_loops),
+        path_against_chord=path_disagreement(run, key_paths),
         exactness=exactness(run),
     )
 

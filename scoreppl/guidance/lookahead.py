@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.scipy.special import logsumexp
 
+from scoreppl.arguments import check_finite
 from scoreppl.guidance.view import Guided, View
 from scoreppl.noise.schedule import register_part
 
@@ -39,6 +42,12 @@ class Lookahead:
         The factor gamma of the shift.
     min_scale
         Guide only where the noise standard deviation is above this.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or an argument holds NaN or infinite numbers; a draw of weight
+        zero may have the log weight minus infinity, but not all draws.
     """
 
     draws: Array
@@ -48,12 +57,21 @@ class Lookahead:
     min_scale: Array | float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the shapes."""
+        """Check the shapes and the numbers."""
         draws, weights = jnp.shape(self.draws), jnp.shape(self.log_weights)
         if len(draws) != 2 or weights != draws[:1]:
             raise ValueError(
                 f"`draws` of shape {draws} and `log_weights` of shape {weights} must be (n, d) "
                 "and (n,)."
+            )
+        for name in ("draws", "tilt", "strength", "min_scale"):
+            check_finite(name, getattr(self, name))
+        if isinstance(self.log_weights, Tracer):
+            return
+        if not np.isfinite(np.max(np.asarray(self.log_weights, float), initial=-np.inf)):
+            raise ValueError(
+                "`log_weights` must be numbers or minus infinity, and finite for one draw at "
+                "least: leave out draws without a weight, or make more."
             )
 
     def __call__(self, u: Array, view: View) -> Guided:

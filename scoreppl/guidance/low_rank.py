@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from scoreppl.arguments import check_count
+from scoreppl.arguments import check_count, check_finite
 from scoreppl.guidance.covariance import positive_part, square_root
 from scoreppl.guidance.full_covariance import STEP_LENGTHS
 from scoreppl.guidance.view import Guided, View
@@ -41,7 +41,8 @@ class LowRank:
     Raises
     ------
     ValueError
-        If `rows` is no matrix with at least as many columns as rows, or there is no Newton step.
+        If `rows` is no finite matrix with at least as many columns as rows, or there is no Newton
+        step.
     """
 
     rows: Array | np.ndarray | tuple[tuple[float, ...], ...]
@@ -50,10 +51,11 @@ class LowRank:
     needs_gradient = True
 
     def __post_init__(self) -> None:
-        """Check the shapes."""
+        """Check the shapes and that all rows are numbers."""
         shape = np.shape(self.rows)
         if len(shape) != 2 or not 1 <= shape[0] <= shape[1]:
             raise ValueError(f"`rows` has shape {shape}; it must be (r, d) with 1 <= r <= d.")
+        check_finite("rows", self.rows)
         check_count("num_newton_steps", self.num_newton_steps, 1)
 
     def __call__(self, u: Array, view: View) -> Guided:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from scoreppl.arguments import check_finite
 from scoreppl.guidance.unguided import Unguided
 from scoreppl.guidance.view import Guidance, Guided, View
 from scoreppl.score import ScoreModel
@@ -58,7 +59,8 @@ class Minority:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the number of draws."""
+        """Check the strength and the number of draws."""
+        check_finite("strength", self.strength)
         _check_even(self.num_draws)
 
     @property

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
 
+from scoreppl.arguments import check_finite
 from scoreppl.guidance.covariance import denoised_and_covariance, square_root
 from scoreppl.guidance.view import Guided, View
 
@@ -38,7 +39,7 @@ class RandomNumbers:
     Raises
     ------
     ValueError
-        If `num_draws` is not a positive even number.
+        If `num_draws` is not a positive even number, or `floor` is not finite.
     """
 
     num_draws: int = 64
@@ -46,9 +47,10 @@ class RandomNumbers:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the number of draws."""
+        """Check the number of draws and the floor."""
         if self.num_draws < 2 or self.num_draws % 2:
             raise ValueError(f"`num_draws={self.num_draws}` must be a positive even number.")
+        check_finite("floor", self.floor)
 
     def __call__(self, u: Array, view: View) -> Guided:
         """Weigh the draws."""

@@ -36,6 +36,8 @@ from scoreppl.target import Target
 
 # Beyond, single precision no longer tells one level's noise from the next.
 _MIN_SCALE, _MAX_SCALE = 2e-4, 1e4
+# With one level the start, pure noise, would already be the last.
+_MIN_LEVELS = 2
 _INNERS = ("split", "mala", "hmc")
 
 
@@ -104,10 +106,11 @@ class AnnealedScoreMCMC(ScoreKernel):
         if every score site has a log density (analytic models, energy networks), else
         ``"split"``.
     num_levels
-        Levels of the ladder, uniform in log-SNR from noise sd 7.4 down to the noise level.
+        Levels of the ladder, uniform in log-SNR from noise sd 7.4 down to the noise level; at
+        least 2, since a single one anneals nothing.
     levels
         The ladder itself: decreasing noise standard deviations sigma / alpha in data units,
-        between 2e-4 and 1e4.
+        between 2e-4 and 1e4, at least 2.
     steps_per_level
         Sweeps (``"split"``, default 1) or moves (otherwise, default 12) a level. Every sweep
         after the first, and every move, comes with a jump through a noisier level, which moves
@@ -164,8 +167,9 @@ class AnnealedScoreMCMC(ScoreKernel):
         batch_nodes: bool = True,
     ) -> None:
         super().__init__(model, noise_level=noise_level)
+        if levels is None:
+            check_count("num_levels", num_levels, _MIN_LEVELS)
         counts = {
-            "num_levels": num_levels,
             "steps_per_level": 1 if steps_per_level is None else steps_per_level,
             "num_reverse_steps": num_reverse_steps,
             "num_weight_steps": num_weight_steps,
@@ -321,8 +325,12 @@ class AnnealedScoreMCMC(ScoreKernel):
 
 def _checked_levels(levels: ArrayLike) -> np.ndarray:
     values = np.asarray(levels, float)
-    if values.ndim != 1 or len(values) == 0 or not np.all((values > 0) & np.isfinite(values)):
-        raise ValueError("`levels` must be a vector of positive, finite noise standard deviations.")
+    is_usable = values.ndim == 1 and np.all((values > 0) & np.isfinite(values))
+    if not is_usable or len(values) < _MIN_LEVELS:
+        raise ValueError(
+            f"`levels` must be a vector of at least {_MIN_LEVELS} positive, finite noise standard "
+            "deviations."
+        )
     if values[0] > _MAX_SCALE or values[-1] < _MIN_SCALE:
         raise ValueError(
             f"`levels` must lie between {_MIN_SCALE:g} and {_MAX_SCALE:g} in data units; beyond, "

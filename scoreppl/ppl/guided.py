@@ -121,7 +121,8 @@ class GuidedDiffusion(ScoreKernel):
         Draws of the prior, by 100 evaluations each, that the reference is fitted on.
     pilot_rank
         Directions of the denoiser's error whose covariance the reference keeps at each level, for
-        guidances that use the level's variance; 0: one variance a site.
+        guidances that use the level's variance; 0: one variance a site. At most as many as the
+        score sites have numbers.
     max_shift
         Longest shift of a step by a guidance without a covariance of its own, root mean square
         over coordinates, in standard deviations of the step: where such a guidance overshoots, it
@@ -196,6 +197,7 @@ class GuidedDiffusion(ScoreKernel):
         check_independent(self._model, target, init_params, model_args, model_kwargs)
         ordinary = ordinary_prior(self._model, model_args, model_kwargs)
         check_weight(self._model, model_args, model_kwargs, target)
+        self._check_rank(target, ordinary)
 
         def chain(key: Array) -> GuidedState:
             key_start, key_fit = jax.random.split(jax.random.fold_in(key, 2))
@@ -230,6 +232,15 @@ class GuidedDiffusion(ScoreKernel):
         self._sample_fn = self.sample
         # Jitted, so that it compiles once and not operation by operation.
         return jax.jit(chain if is_prng_key(rng_key) else jax.vmap(chain))(rng_key)
+
+    def _check_rank(self, target: Target, ordinary: OrdinaryPrior) -> None:
+        shapes = jax.eval_shape(ordinary.draw, jax.random.key(0))
+        size = sum(shapes[name].size for name in target.score_models)
+        if self._pilot_rank > size:
+            raise ValueError(
+                f"`pilot_rank={self._pilot_rank}` must be at most {size}, the dimension of the "
+                f"score site(s) {list(target.score_models)}."
+            )
 
     def _check_gradient(self, rng_key: Array, target: Target, ordinary: OrdinaryPrior) -> None:
         """Refuse a guidance by the gradient of a weight that has none."""

@@ -19,7 +19,7 @@ from scoreppl.ppl.blocks import OrdinaryPrior, check_independent, ordinary_prior
 from scoreppl.ppl.contract import bind_target, constrainer
 from scoreppl.ppl.potential import Model, Values
 from scoreppl.ppl.prior import ScorePrior
-from scoreppl.ppl.smc_result import SMCResult, pooled
+from scoreppl.ppl.smc_result import SMCResult, check_some_weight, pooled
 from scoreppl.ppl.smc_runs import (
     Settings,
     event_size,
@@ -185,7 +185,7 @@ class ScoreSMC:
         ------
         ValueError
             If the model has no score site, a latent without a proper prior, a weight that is
-            nowhere a number, or more score sites than a corrector takes.
+            nowhere a number or zero for all particles, or more score sites than a corrector takes.
         """
         args = (*self._model_args, *args)
         target = bind_target(self._model, args, kwargs)
@@ -223,6 +223,7 @@ class ScoreSMC:
 
         keys = jax.random.split(rng_key, self._num_runs)
         runs, shares = jax.jit(run_all)(keys, traced)
+        check_some_weight(runs, settings.corrector)
         position = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), runs.position)
         constrain = constrainer(self._model, args, kwargs)
         samples = jax.jit(lambda z: jax.lax.map(constrain, z, batch_size=256))(position)

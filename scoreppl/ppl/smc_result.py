@@ -109,6 +109,33 @@ def _takes_groups(az: Any) -> bool:
     return int(az.__version__.split(".")[0]) >= 1
 
 
+def check_some_weight(runs: Particles, corrector: Any) -> None:
+    """Refuse runs in which no particle has weight, and say what may help.
+
+    Parameters
+    ----------
+    runs
+        Particles with leading axes over runs and particles.
+    corrector
+        The corrector that they were run with, or None.
+    """
+    if np.any(np.isfinite(runs.log_weight)):
+        return
+    nothing = "Every particle has weight zero: "
+    if corrector is None:
+        raise ValueError(
+            f"{nothing}the weight is zero or not a number wherever the particles end. Check the "
+            "model, use more particles, or a guidance that finds where the weight is: for an "
+            "event, sp.guidance.LimitState."
+        )
+    raise ValueError(
+        f"{nothing}`corrector={type(corrector).__name__}` asks the weight of noisy particles, too, "
+        "and an indicator or a bounded support is zero for most of them. Use `corrector=None` with "
+        "a guidance that needs no gradient, such as sp.guidance.RandomNumbers() or LimitState, or "
+        "smooth the weight; if it should be zero nowhere, check the model for NaN."
+    )
+
+
 def pooled(
     runs: Particles,
     samples: Values,
@@ -139,12 +166,6 @@ def pooled(
     weights = np.asarray(runs.log_weight, np.float64)
     total = np.logaddexp.reduce(weights, axis=1)
     known = np.isfinite(total)
-    if not known.any():
-        raise ValueError(
-            "Every particle has weight zero: the weight is zero or not a number wherever the "
-            "particles are. Check the model; with a corrector, which asks it of noisy particles, "
-            "too, leave `corrector` out; or use more particles."
-        )
     relative = np.where(known, evidence - total + np.log(size), -np.inf)
     log_weight = (weights + relative[:, None]).ravel()
     peak = evidence[known].max()

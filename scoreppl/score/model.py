@@ -1,5 +1,6 @@
 """What a score model is, and the reverse diffusion that draws from any of them."""
 
+import inspect
 import math
 import operator
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from jax.typing import ArrayLike
 from scoreppl.arguments import check_count
 from scoreppl.noise import Schedule, as_float, first_time, is_concrete, time_grid
 from scoreppl.solvers import Solver, multistep
+
+_SOLVER_ARGUMENTS = ("key", "x", "times", "denoise", "noise")
 
 
 @runtime_checkable
@@ -106,20 +109,34 @@ def reverse_diffusion(
     Raises
     ------
     ValueError
-        If `num_steps`, `spacing` or `sample_shape` is not as above.
+        If `num_steps`, `solver`, `spacing` or `sample_shape` is not as above.
     """
     num_steps = check_count("num_steps", num_steps, 1)
-    if not callable(solver):
-        raise ValueError(
-            f"`solver={solver!r}` is not callable; use a part of sp.solvers, such as "
-            "sp.solvers.unipc()."
-        )
+    _check_solver(solver)
     shape = check_shape("sample_shape", sample_shape)
     times = _times(model, num_steps, spacing)
     # A model that is no pytree cannot be an argument of a compiled function.
     is_pytree = not jax.tree_util.all_leaves([model])
     draw = _compiled_reverse_diffusion if is_pytree else _reverse_diffusion
     return draw(model, key, times, shape, solver)
+
+
+def _check_solver(solver: Solver) -> None:
+    if not callable(solver):
+        raise ValueError(
+            f"`solver={solver!r}` is not callable; use a part of sp.solvers, such as "
+            "sp.solvers.unipc()."
+        )
+    name = getattr(solver, "__name__", type(solver).__name__)
+    if isinstance(solver, type):
+        raise ValueError(f"`solver={name}` is a class: add parentheses.")
+    try:
+        inspect.signature(solver).bind(*_SOLVER_ARGUMENTS)
+    except TypeError as error:
+        raise ValueError(
+            f"`solver={name}` does not take ({', '.join(_SOLVER_ARGUMENTS)}). If it makes a "
+            f"solver, as sp.solvers.dpm_solver does, add parentheses: `solver={name}()`."
+        ) from error
 
 
 def _times(model: ScoreModel, num_steps: int, spacing: str | ArrayLike | Sequence[float]) -> Array:

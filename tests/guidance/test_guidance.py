@@ -304,17 +304,41 @@ def test_the_stated_cost_is_what_is_spent(name):
         (lambda: LowRank(np.ones(3)), "`rows` has shape (3,)"),
         (lambda: LowRank(np.ones((3, 2))), "`rows` has shape (3, 2)"),
         (lambda: LowRank(ROWS, 0), "`num_newton_steps=0`"),
+        (lambda: LowRank(np.full((1, 3), np.nan)), "`rows` holds NaN"),
         (
             lambda: LowRank(np.ones((1, 4)))(jnp.asarray(U), gaussian_view(quadratic)),
             "`rows` has 4 columns",
         ),
         (lambda: RandomNumbers(3), "`num_draws=3`"),
+        (lambda: RandomNumbers(floor=float("nan")), "`floor` holds NaN"),
+        (lambda: RandomNumbers(floor=-np.inf), "`floor` holds NaN or infinite"),
+        (lambda: Minority(float("nan")), "`strength` holds NaN"),
         (lambda: MomentMatched(lambda x: x, jnp.ones(3), 1.0, 0), "`num_iterations=0`"),
         (lambda: Lookahead(jnp.zeros(3), jnp.zeros(3)), "`draws` of shape (3,)"),
         (lambda: Lookahead(jnp.zeros((3, 2)), jnp.zeros(2)), "`log_weights` of shape (2,)"),
+        (lambda: Lookahead(jnp.full((3, 2), jnp.nan), jnp.zeros(3)), "`draws` holds NaN"),
+        (lambda: Lookahead(jnp.zeros((3, 2)), jnp.zeros(3), jnp.nan), "`tilt` holds NaN"),
+        (lambda: Lookahead(jnp.zeros((2, 2)), jnp.array([0.0, jnp.nan])), "`log_weights` must be"),
+        (lambda: Lookahead(jnp.zeros((2, 2)), jnp.full(2, -jnp.inf)), "`log_weights` must be"),
     ],
 )
 def test_bad_arguments_are_named(build, message):
     with pytest.raises(ValueError) as error:
         build()
     assert message in str(error.value)
+
+
+def test_numbers_that_are_traced_are_not_checked():
+    u, numbers = jnp.asarray(U), jnp.zeros((2, U.size)).at[1].set(1.0)
+
+    @jax.jit
+    def guided(rows, draws, log_weights):
+        view = gaussian_view(quadratic)
+        parts = (LowRank(rows), Lookahead(draws, log_weights))
+        return [part(u, view).guided for part in parts]
+
+    # A draw without weight is one that may not be taken.
+    weights = jnp.array([0.0, -jnp.inf])
+    for found in guided(jnp.asarray(ROWS), numbers, weights):
+        assert np.isfinite(found).all()
+    Lookahead(numbers, weights)

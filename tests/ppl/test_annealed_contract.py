@@ -44,13 +44,11 @@ FIELDS = ("z.s", "num_score_evaluations", "tuning.averaging.log_step_size_avg", 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation_and_double_precision():
-    """Nearly all the time here goes into compiling; on double precision see above."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def double_precision():
+    """As said above."""
     jax.config.update("jax_enable_x64", True)
     jax.clear_caches()  # what one precision has traced does not run in the other
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
     jax.config.update("jax_enable_x64", False)
     jax.clear_caches()
 

@@ -49,12 +49,15 @@ def test_draws_have_the_exact_posterior(chains):
     assert np.all(np.abs(x.var(0) / variance - 1) < 4.5 * np.sqrt(2 / 2000))
 
 
+# The quick suite has this and the next of inner="split", in test_annealed_contract.py.
+@pytest.mark.slow
 def test_a_chain_does_not_depend_on_the_others():
     keys = jax.random.split(jax.random.key(1), 4)
     together = run(keys).get_samples(group_by_chain=True)["x"][0]
     np.testing.assert_allclose(run(keys[0]).get_samples()["x"], together, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted():
     key = jax.random.key(2)
     whole = run(key, num_samples=50).get_samples()["x"]
@@ -85,10 +88,13 @@ def test_pictures_are_drawn(chains):
     [
         ({"inner": "nuts"}, "`inner='nuts'` is not known"),
         ({"weight_move": "ula"}, "`weight_move='ula'` is not known"),
-        ({"num_levels": 0}, "`num_levels=0` must be at least 1"),
+        ({"num_levels": 1}, "`num_levels=1` must be at least 2"),
+        ({"num_levels": 2.5}, "`num_levels=2.5` must be an integer of at least 2"),
+        ({"levels": [1.0]}, "`levels` must be a vector of at least 2"),
+        ({"levels": 1.0}, "`levels` must be a vector of at least 2"),
         ({"levels": [1.0, 2.0]}, "`levels` must decrease"),
-        ({"levels": [1.0, -2.0]}, "`levels` must be a vector of positive"),
-        ({"levels": [np.inf, 1.0]}, "`levels` must be a vector of positive, finite"),
+        ({"levels": [1.0, -2.0]}, "`levels` must be a vector .* positive"),
+        ({"levels": [np.inf, 1.0]}, "`levels` must be a vector .* positive, finite"),
         ({"levels": [1.0, 1e-5]}, "`levels` must lie between 0.0002 and 10000"),
         ({"levels": [1e5, 1.0]}, "`levels` must lie between 0.0002 and 10000"),
     ],

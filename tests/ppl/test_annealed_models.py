@@ -27,14 +27,6 @@ GAUSSIAN = GaussianMixture(MEAN[None], scales=VARIANCE**0.5)
 QUICK = {"num_levels": 3, "num_reverse_steps": 3, "num_weight_steps": 3, "block_size": 8}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Nearly all the time here goes into compiling programs that run for milliseconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def run(model, *args, num_samples=16, num_warmup=8, fields=(), **options):
     mcmc = MCMC(
         AnnealedScoreMCMC(model, **(QUICK | options)),
@@ -87,7 +79,8 @@ THOROUGH = {
 }
 
 
-@pytest.mark.parametrize("inner", THOROUGH)
+# The law of "hmc" is also tested in test_annealed_kernel.py.
+@pytest.mark.parametrize("inner", ["split", pytest.param("hmc", marks=pytest.mark.slow)])
 def test_several_score_sites_and_a_positive_latent_have_the_exact_posterior(inner):
     options = {"num_warmup": 160, "num_samples": 1_000, "block_size": 40, **THOROUGH[inner]}
     mcmc = run(linear_model, inner=inner, **options)
@@ -240,8 +233,15 @@ def test_the_cost_is_the_number_of_network_calls(options):
 # Numbers that are not, or not as they should be.
 
 
-@pytest.mark.parametrize("inner", ["split", "mala"])
-@pytest.mark.parametrize("noise", [VE(1e-4, 2e4), VPLinear()])
+@pytest.mark.parametrize(
+    "inner, noise",
+    [
+        ("split", VE(1e-4, 2e4)),
+        ("mala", VPLinear()),
+        pytest.param("split", VPLinear(), marks=pytest.mark.slow),
+        pytest.param("mala", VE(1e-4, 2e4), marks=pytest.mark.slow),
+    ],
+)
 def test_levels_at_the_ends_of_what_is_allowed(inner, noise):
     def model():
         prior = GaussianMixture(jnp.zeros((1, 2)), scales=1.0, noise=noise)
@@ -334,7 +334,7 @@ def test_noise_levels_at_which_the_score_is_not_valid_are_refused(noise_level):
         )
 
 
-@pytest.mark.parametrize("inner", ["hmc", "mala", "split"])
+@pytest.mark.parametrize("inner", ["hmc", pytest.param("mala", marks=pytest.mark.slow), "split"])
 def test_no_draw_stays_at_a_stiff_start(inner):
     """A scale with a wide prior starts where every step of the usual size is rejected.
 

@@ -306,6 +306,11 @@ def test_models_without_score_sites_starts_and_gibbs_are_refused():
     mcmc = MCMC(sp.GuidedDiffusion(model), num_warmup=1, num_samples=1, progress_bar=False)
     with pytest.raises(ValueError, match="hold NaN or infinite"):
         mcmc.run(jax.random.key(0), np.array([0.1, np.nan, 0.2]))
+    too_many = MCMC(
+        sp.GuidedDiffusion(model, pilot_rank=2), num_warmup=1, num_samples=1, progress_bar=False
+    )
+    with pytest.raises(ValueError, match="`pilot_rank=2` must be at most 1, the dim"):
+        too_many.run(jax.random.key(0), Y)
     with pytest.raises(ValueError, match="`init_params` has no place here"):
         mcmc.run(jax.random.key(0), Y, init_params={"s": jnp.zeros(())})
     with pytest.raises(ValueError, match="does not implement `refresh`"):

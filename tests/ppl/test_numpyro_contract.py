@@ -37,15 +37,6 @@ from tests.ppl.chains import (
     sampler,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Nearly all the time here goes into compiling programs that run for milliseconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 every_kernel = pytest.mark.parametrize("name", KERNELS)
 
 

@@ -79,6 +79,41 @@ def test_agreement_with_truth_in_eight_dimensions():
             assert abs(chain.mean() - truth[index]) < 4.5 * error + 0.01
 
 
+def two_sites(y):
+    x = numpyro.sample("x", sp.ScorePrior(SINGLE))
+    z = numpyro.sample("z", sp.ScorePrior(SINGLE))
+    shift = numpyro.sample("shift", dist.Normal(0.0, 0.5))
+    numpyro.sample("y", dist.Normal(x[0] - 0.5 * z[0] + shift, 0.4), obs=y)
+
+
+def two_sites_truth(y):
+    """Means of x, z and the shift: each pair of components has a Gaussian posterior."""
+    means, weights = np.array([-1.0, 1.5]), np.array([0.3, 0.7])
+    row, variance = np.array([1.0, -0.5, 1.0]), np.array([0.25, 0.25, 0.25])
+    logs, found = [], []
+    for i in range(2):
+        for j in range(2):
+            mean = np.array([means[i], means[j], 0.0])
+            total = row @ (variance * row) + 0.16
+            apart = y - row @ mean
+            logs.append(np.log(weights[i] * weights[j]) - 0.5 * apart**2 / total)
+            found.append(mean + variance * row * apart / total)
+    share = np.exp(np.array(logs) - np.logaddexp.reduce(logs))
+    return share @ np.array(found)
+
+
+@pytest.mark.slow
+def test_a_sweep_over_two_score_sites_and_an_ordinary_latent():
+    mcmc = run(two_sites, 1.2, num_steps=20, num_particles=16, num_samples=1_500)
+    draws = mcmc.get_samples(group_by_chain=True)
+    found = [draws["x"][..., 0], draws["z"][..., 0], draws["shift"]]
+    for values, exact in zip(found, two_sites_truth(1.2), strict=True):
+        chain = np.asarray(values, float)
+        error = chain.std() / np.sqrt(float(az.ess(chain)))
+        # Three means at four errors and the discretisation's share: false-alarm rate 2e-4.
+        assert abs(chain.mean() - exact) < 4 * error + 0.01, (chain.mean(), exact, error)
+
+
 def test_one_chain_and_a_batch_take_the_same_steps():
     kernel = sp.ParticleGibbs(noisy, num_steps=6, num_particles=4, num_pilots=16)
     keys = jax.random.split(jax.random.key(1), 2)

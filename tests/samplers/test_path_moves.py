@@ -241,8 +241,11 @@ def test_the_move_is_the_one_of_the_formula_with_bridges():
 
 
 def each_mutant():
-    marks = {"without_density": [pytest.mark.slow], "without_reverse": [pytest.mark.slow]}
-    return [pytest.param(flaw, marks=marks.get(flaw.__name__, [])) for flaw in MUTANTS]
+    quick = ("without_noised", "with_the_new_data_in_the_old_weight")
+    return [
+        pytest.param(flaw, marks=() if flaw.__name__ in quick else pytest.mark.slow)
+        for flaw in MUTANTS
+    ]
 
 
 @pytest.mark.parametrize("flaw", each_mutant(), ids=lambda flaw: flaw.__name__)

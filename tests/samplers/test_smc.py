@@ -76,8 +76,15 @@ ALWAYS = {
 }
 
 
-@pytest.mark.parametrize("name", list(ALWAYS))
-@pytest.mark.parametrize("method", [Chain(), Chain(twist=0.6), Chain(splits=True)])
+def methods_and_schemes():
+    """Every scheme with the plain method; the quick suite has the others with two schemes."""
+    for method in (Chain(), Chain(twist=0.6), Chain(splits=True)):
+        for name in ALWAYS:
+            is_quick = method == Chain() or name in ("systematic", "seldom")
+            yield pytest.param(method, name, marks=() if is_quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("method, name", list(methods_and_schemes()))
 def test_the_evidence_is_unbiased_however_particles_are_resampled(name, method):
     keys = jax.random.split(jax.random.key(1), 300)
     run = jax.jit(jax.vmap(lambda key: evidence(key, method, ALWAYS[name])[0]))
