@@ -6,9 +6,9 @@ from pathlib import Path
 from case_studies.annealing.run import main
 
 parser = argparse.ArgumentParser(description=main.__doc__)
-parser.add_argument("parts", nargs="*", help="mixtures, particles; both if none is named")
+parser.add_argument("parts", nargs="*", help="of forty, thirty, DW4 and LJ13; all if none is named")
 parser.add_argument("--out", type=Path, default=Path("annealing_results"))
 parser.add_argument("--data", type=Path, help="folder of published draws to compare chains with")
-parser.add_argument("--full", action="store_true", help="five times as many particles, more draws")
+parser.add_argument("--full", action="store_true", help="more runs and particles")
 arguments = parser.parse_args()
 main(arguments.parts, arguments.out, arguments.data, arguments.full)

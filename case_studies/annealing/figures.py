@@ -21,17 +21,11 @@ COLOURS = {
 }
 
 
-def energies(path: Path, studies: dict[str, dict[float, list[Kept]]]) -> None:
-    """Draw energy histograms, a panel a system and temperature."""
-    panels = [
-        (name, temperature, kept)
-        for name, by_temperature in studies.items()
-        for temperature, kept in by_temperature.items()
-    ]
-    figure = Figure(figsize=(4.2 * len(panels), 4.4), layout="constrained")
-    for axes, (name, temperature, kept) in zip(
-        figure.subplots(1, len(panels)), panels, strict=True
-    ):
+def energies(path: Path, name: str, studies: dict[float, list[Kept]]) -> None:
+    """Draw energy histograms of one system, a panel a temperature."""
+    figure = Figure(figsize=(4.6 * len(studies), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(studies))
+    for axes, (temperature, kept) in zip(panels, studies.items(), strict=True):
         low, high = np.quantile(kept[0].energy, (0.0005, 0.9995))
         bins = np.linspace(low - 0.15 * (high - low), high + 0.4 * (high - low), 60)
         for one in kept:
@@ -42,7 +36,7 @@ def energies(path: Path, studies: dict[str, dict[float, list[Kept]]]) -> None:
             axes.hist(
                 one.energy, bins, weights=one.share, density=True, color=colour, linewidth=1.3,
                 histtype="stepfilled" if filled else "step",
-                label=one.label.replace("`", "").split(":")[0].split(",  ")[0],
+                label=one.label.replace("`", "").split(":")[0],
             )  # fmt: skip
         axes.set(title=f"{name}, T = {temperature:g}", xlabel="energy", yticks=[])
         axes.legend(fontsize=7, frameon=False)

@@ -11,7 +11,7 @@ import scoreppl as sp
 from case_studies.annealing import truth
 from case_studies.annealing.distances import wasserstein
 from case_studies.annealing.methods import Method, Outcome, anneal, cell, counted, effective
-from case_studies.annealing.particles import SYSTEMS, System
+from case_studies.annealing.particles import System
 from scoreppl.score import ScoreModel
 
 HEAD = (
@@ -65,15 +65,14 @@ def exact_draws(key: Array, system: System, num_ladders: int, num_draws: int) ->
     return dict(zip(temperatures, found.events, strict=True))
 
 
-def methods(system: System) -> tuple[Method, ...]:
+def methods() -> tuple[Method, ...]:
     """Return those compared."""
-    steps = 100 if system.name == "DW4" else 200
     return (
-        Method("none: reverse diffusion, summed score", None, steps),
-        Method("`FeynmanKac`, target score", sp.correctors.FeynmanKac(), steps),
-        Method("`FeynmanKac`, tempered noise", sp.correctors.FeynmanKac(None), steps),
-        Method("`LaplacianOnly`", sp.correctors.LaplacianOnly(), steps),
-        Method("`VarianceControl`", sp.correctors.VarianceControl(), steps),
+        Method("none: reverse diffusion, summed score", None, 100),
+        Method("`FeynmanKac`, target score", sp.correctors.FeynmanKac(), 100),
+        Method("`FeynmanKac`, tempered noise", sp.correctors.FeynmanKac(None), 100),
+        Method("`LaplacianOnly`", sp.correctors.LaplacianOnly(), 100),
+        Method("`VarianceControl`", sp.correctors.VarianceControl(), 100),
     )
 
 
@@ -134,12 +133,12 @@ def table(
         share, nothing = np.full(x.shape[:2], 1 / num_particles), np.full(num_runs, np.nan)
         add("exact draws", Outcome(x, share, nothing, 0, 0, 0.0))
         if temperature == system.hot:
-            plain = methods(system)[0]._replace(label="the network itself, reverse diffusion")
+            plain = methods()[0]._replace(label="the network itself, reverse diffusion")
             add(
                 plain.label, anneal(jax.random.key(9), network, 1.0, plain, num_particles, num_runs)
             )
             continue
-        for index, method in enumerate(methods(system)):
+        for index, method in enumerate(methods()):
             key, beta = jax.random.key(index), system.hot / temperature
             add(method.label, anneal(key, network, beta, method, num_particles, num_runs))
     return rows, kept
@@ -165,8 +164,3 @@ def check(system: System, exact: dict[float, Array], published: np.ndarray | Non
             )
             print(rows[-1], flush=True)
     return rows
-
-
-def by_name(name: str) -> System:
-    """Return a system by its name."""
-    return next(system for system in SYSTEMS if system.name == name)

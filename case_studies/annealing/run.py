@@ -2,11 +2,11 @@
 
 ::
 
-    python -m case_studies.annealing [mixtures particles] [--data DIR] [--full] [--out DIR]
+    python -m case_studies.annealing [forty thirty DW4 LJ13] [--data DIR] [--full] [--out DIR]
 
-Writes ``mixtures.md``, ``particles.md`` and ``check.md`` with ``forty.png`` and ``energies.png``.
-``--data`` names a folder with published draws of the particles, which are then compared with the
-chains that are the truth here. ``--full`` runs more particles.
+Writes ``<part>.md`` and a figure of each part but ``thirty``, and for the particles
+``<part>_chains.md``, what the chains that are the truth here found. ``--data`` names a folder with
+published draws of the particles, which these are then compared with.
 """
 
 from pathlib import Path
@@ -16,49 +16,56 @@ import numpy as np
 
 from case_studies.annealing import figures, mixture_study, particle_study
 from case_studies.annealing.methods import Outcome
-from case_studies.annealing.mixtures import MIXTURES
-from case_studies.annealing.particles import SYSTEMS
+from case_studies.annealing.mixtures import MIXTURES, Mixture
+from case_studies.annealing.particles import SYSTEMS, System
 from case_studies.annealing.train import load
 
 
-def mixtures(out: Path, num_particles: int, num_runs: int) -> None:
-    """Take both mixtures to their powers."""
-    rows, outcomes = [mixture_study.HEAD], {}
-    for mixture in MIXTURES:
-        kept: dict[str, Outcome] = {}
-        rows += mixture_study.table(
-            mixture, load(mixture.name), num_particles, num_runs, kept.__setitem__
-        )
-        outcomes[mixture.name] = kept
-    rows += ["", f"{num_runs} runs of {num_particles:,} particles: mean ± standard deviation."]
-    (out / "mixtures.md").write_text("\n".join(rows) + "\n")
-    figures.forty(out / "forty.png", outcomes["forty"])
+def _write(path: Path, rows: list[str], num_particles: int, num_runs: int) -> None:
+    caption = f"{num_runs} runs of {num_particles:,} particles: mean ± standard deviation of a run."
+    path.write_text("\n".join([*rows, "", caption]) + "\n")
 
 
-def particles(
-    out: Path, num_particles: int, num_runs: int, num_draws: int, data: Path | None
+def mixture_part(mixture: Mixture, out: Path, num_particles: int, num_runs: int) -> None:
+    """Take a mixture to its power, with exact and with learned scores."""
+    kept: dict[str, Outcome] = {}
+    rows = mixture_study.table(
+        mixture, load(mixture.name), num_particles, num_runs, kept.__setitem__
+    )
+    _write(out / f"{mixture.name}.md", [mixture_study.HEAD, *rows], num_particles, num_runs)
+    if mixture.name == "forty":
+        figures.forty(out / "forty.png", kept)
+
+
+def particle_part(
+    system: System,
+    out: Path,
+    num_particles: int,
+    num_runs: int,
+    num_draws: int,
+    data: Path | None,
 ) -> None:
-    """Take both clusters to colder temperatures."""
-    rows, checks, studies = [particle_study.HEAD], [particle_study.CHECK_HEAD], {}
-    for index, system in enumerate(SYSTEMS):
-        exact = particle_study.exact_draws(jax.random.key(index), system, 128, num_draws)
-        published = None if data is None else np.load(data / particle_study.FILES[system.name])
-        checks += particle_study.check(system, exact, published)
-        found, studies[system.name] = particle_study.table(
-            system, load(system.name), exact, num_particles, num_runs
-        )
-        rows += found
-    rows += ["", f"{num_runs} runs of {num_particles:,} particles: mean ± standard deviation."]
-    (out / "particles.md").write_text("\n".join(rows) + "\n")
-    (out / "check.md").write_text("\n".join(checks) + "\n")
-    figures.energies(out / "energies.png", studies)
+    """Take a cluster to colder temperatures."""
+    exact = particle_study.exact_draws(jax.random.key(1), system, 128, num_draws)
+    published = None if data is None else np.load(data / particle_study.FILES[system.name])
+    checks = particle_study.check(system, exact, published)
+    chains = out / f"{system.name}_chains.md"
+    chains.write_text("\n".join([particle_study.CHECK_HEAD, *checks]) + "\n")
+    rows, kept = particle_study.table(system, load(system.name), exact, num_particles, num_runs)
+    _write(out / f"{system.name}.md", [particle_study.HEAD, *rows], num_particles, num_runs)
+    figures.energies(out / f"{system.name}.png", system.name, kept)
 
 
 def main(parts: list[str], out: Path, data: Path | None, is_full: bool) -> None:
     """Run the parts named, or all, and write tables and figures."""
+    known = [part.name for part in (*MIXTURES, *SYSTEMS)]
+    if unknown := set(parts) - set(known):
+        raise ValueError(f"`parts` has {sorted(unknown)}; name some of {known}, or none for all.")
     out.mkdir(parents=True, exist_ok=True)
-    if not parts or "mixtures" in parts:
-        mixtures(out, 10_000, 10)
-    if not parts or "particles" in parts:
-        size, runs = (5_000, 5) if is_full else (1_000, 4)
-        particles(out, size, runs, 400 if is_full else 200, data)
+    for mixture in MIXTURES:
+        if not parts or mixture.name in parts:
+            mixture_part(mixture, out, *((10_000, 10) if is_full else (10_000, 3)))
+    for system in SYSTEMS:
+        if not parts or system.name in parts:
+            size = (5_000, 5, 400) if is_full else (1_000, 3, 100)
+            particle_part(system, out, *size, data)

@@ -61,6 +61,7 @@ def train(
     num_steps: int,
     batch: int,
     rate: float,
+    decay: float = DECAY,
     report: Callable[[str], None] = print,
 ) -> networks.Params:
     """Return averaged parameters after Adam with a cosine schedule.
@@ -77,6 +78,8 @@ def train(
         ``draw(key, count)`` returns events.
     num_steps, batch, rate
         Steps, events a step and peak learning rate.
+    decay
+        Of the average of the parameters.
     report
         Told the loss every 500 steps.
     """
@@ -90,7 +93,7 @@ def train(
         value, gradient = jax.value_and_grad(lambda p: loss(build(p), key_loss, events))(params)
         updates, state = optimiser.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
-        average = jax.tree.map(lambda a, p: DECAY * a + (1 - DECAY) * p, average, params)
+        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
         return (params, state, average), value
 
     run = jax.jit(lambda carry, keys: jax.lax.scan(step, carry, keys))

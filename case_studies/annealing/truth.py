@@ -45,7 +45,7 @@ def start(key: Array, system: System, count: int) -> Array:
     return jax.vmap(one)(jax.random.split(key, count))
 
 
-@partial(jax.jit, static_argnames=("system", "temperatures", "num_ladders", "num_draws", "thin"))
+@partial(jax.jit, static_argnums=(1, 2, 3, 4, 5, 6))
 def sample(
     key: Array,
     system: System,
