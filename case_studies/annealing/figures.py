@@ -27,7 +27,7 @@ def energies(path: Path, name: str, studies: dict[float, list[Kept]]) -> None:
     panels = figure.subplots(1, len(studies))
     for axes, (temperature, kept) in zip(panels, studies.items(), strict=True):
         low, high = np.quantile(kept[0].energy, (0.0005, 0.9995))
-        bins = np.linspace(low - 0.15 * (high - low), high + 0.4 * (high - low), 60)
+        bins = np.linspace(low - 0.15 * (high - low), high + 0.4 * (high - low), 36)
         for one in kept:
             if one.label == "exact draws":
                 continue
