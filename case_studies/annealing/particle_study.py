@@ -65,14 +65,14 @@ def exact_draws(key: Array, system: System, num_ladders: int, num_draws: int) ->
     return dict(zip(temperatures, found.events, strict=True))
 
 
-def methods() -> tuple[Method, ...]:
+def methods(num_steps: int = 100) -> tuple[Method, ...]:
     """Return those compared."""
     return (
-        Method("none: reverse diffusion, summed score", None, 100),
-        Method("`FeynmanKac`, target score", sp.correctors.FeynmanKac(), 100),
-        Method("`FeynmanKac`, tempered noise", sp.correctors.FeynmanKac(None), 100),
-        Method("`LaplacianOnly`", sp.correctors.LaplacianOnly(), 100),
-        Method("`VarianceControl`", sp.correctors.VarianceControl(), 100),
+        Method("none: reverse diffusion, summed score", None, num_steps),
+        Method("`FeynmanKac`, target score", sp.correctors.FeynmanKac(), num_steps),
+        Method("`FeynmanKac`, tempered noise", sp.correctors.FeynmanKac(None), num_steps),
+        Method("`LaplacianOnly`", sp.correctors.LaplacianOnly(), num_steps),
+        Method("`VarianceControl`", sp.correctors.VarianceControl(), num_steps),
     )
 
 
@@ -97,6 +97,7 @@ def table(
     system: System,
     network: ScoreModel,
     exact: dict[float, Array],
+    compared: tuple[Method, ...],
     num_particles: int,
     num_runs: int,
 ) -> tuple[list[str], dict[float, list[Kept]]]:
@@ -133,12 +134,12 @@ def table(
         share, nothing = np.full(x.shape[:2], 1 / num_particles), np.full(num_runs, np.nan)
         add("exact draws", Outcome(x, share, nothing, 0, 0, 0.0))
         if temperature == system.hot:
-            plain = methods()[0]._replace(label="the network itself, reverse diffusion")
+            plain = compared[0]._replace(label="the network itself, reverse diffusion")
             add(
                 plain.label, anneal(jax.random.key(9), network, 1.0, plain, num_particles, num_runs)
             )
             continue
-        for index, method in enumerate(methods()):
+        for index, method in enumerate(compared):
             key, beta = jax.random.key(index), system.hot / temperature
             add(method.label, anneal(key, network, beta, method, num_particles, num_runs))
     return rows, kept

@@ -2,7 +2,8 @@
 
 ::
 
-    python -m case_studies.annealing [forty thirty DW4 LJ13] [--data DIR] [--full] [--out DIR]
+    python -m case_studies.annealing [forty thirty DW4 LJ13 LJ13_400_steps]
+        [--data DIR] [--full] [--out DIR]
 
 Writes ``<part>.md`` and a figure of each part but ``thirty``, and for the particles
 ``<part>_chains.md``, what the chains that are the truth here found. ``--data`` names a folder with
@@ -17,8 +18,10 @@ import numpy as np
 from case_studies.annealing import figures, mixture_study, particle_study
 from case_studies.annealing.methods import Outcome
 from case_studies.annealing.mixtures import MIXTURES, Mixture
-from case_studies.annealing.particles import SYSTEMS, System
+from case_studies.annealing.particles import LJ13, SYSTEMS, System
 from case_studies.annealing.train import load
+
+MORE_STEPS = "LJ13_400_steps"
 
 
 def _write(path: Path, rows: list[str], num_particles: int, num_runs: int) -> None:
@@ -51,14 +54,24 @@ def particle_part(
     checks = particle_study.check(system, exact, published)
     chains = out / f"{system.name}_chains.md"
     chains.write_text("\n".join([particle_study.CHECK_HEAD, *checks]) + "\n")
-    rows, kept = particle_study.table(system, load(system.name), exact, num_particles, num_runs)
+    network, compared = load(system.name), particle_study.methods()
+    rows, kept = particle_study.table(system, network, exact, compared, num_particles, num_runs)
     _write(out / f"{system.name}.md", [particle_study.HEAD, *rows], num_particles, num_runs)
     figures.energies(out / f"{system.name}.png", system.name, kept)
 
 
+def more_steps_part(out: Path, num_particles: int, num_runs: int) -> None:
+    """Take LJ13 to colder temperatures in four times as many steps."""
+    exact = particle_study.exact_draws(jax.random.key(1), LJ13, 128, 100)
+    none, target_score, _, laplacian, _ = particle_study.methods(400)
+    compared = (none, target_score, laplacian)
+    rows, _ = particle_study.table(LJ13, load("LJ13"), exact, compared, num_particles, num_runs)
+    _write(out / f"{MORE_STEPS}.md", [particle_study.HEAD, *rows], num_particles, num_runs)
+
+
 def main(parts: list[str], out: Path, data: Path | None, is_full: bool) -> None:
     """Run the parts named, or all, and write tables and figures."""
-    known = [part.name for part in (*MIXTURES, *SYSTEMS)]
+    known = [*(part.name for part in (*MIXTURES, *SYSTEMS)), MORE_STEPS]
     if unknown := set(parts) - set(known):
         raise ValueError(f"`parts` has {sorted(unknown)}; name some of {known}, or none for all.")
     out.mkdir(parents=True, exist_ok=True)
@@ -69,3 +82,5 @@ def main(parts: list[str], out: Path, data: Path | None, is_full: bool) -> None:
         if not parts or system.name in parts:
             size = (5_000, 5, 400) if is_full else (1_000, 3, 100)
             particle_part(system, out, *size, data)
+    if not parts or MORE_STEPS in parts:
+        more_steps_part(out, 1_000 if is_full else 500, 3)
