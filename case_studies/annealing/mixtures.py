@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from scipy.optimize import linear_sum_assignment
-from scipy.special import logsumexp
 
 import scoreppl as sp
 
@@ -95,7 +94,7 @@ def power(name: str) -> Power:
             (logs, means, covariances),
             (np.log(mixture.weights), mixture.means, mixture.covariances),
         )
-    total = float(logsumexp(logs))
+    total = float(np.logaddexp.reduce(logs))
     return Power(np.exp(logs - total), means, covariances, total)
 
 
@@ -107,7 +106,7 @@ def _times(first: tuple, second: tuple) -> tuple[np.ndarray, np.ndarray, np.ndar
     both = np.linalg.inv(one + other)
     logs = first[0][i] + second[0][j] - 0.5 * np.einsum("ni,nij,nj->n", apart, both, apart)
     logs += 0.5 * np.linalg.slogdet(both)[1] - 0.5 * apart.shape[1] * np.log(2 * np.pi)
-    kept = logs > logsumexp(logs) + _LEAST_LOG_SHARE
+    kept = logs > np.logaddexp.reduce(logs) + _LEAST_LOG_SHARE
     gain = (one @ both)[kept]
     means = first[1][i][kept] - np.einsum("nij,nj->ni", gain, apart[kept])
     return logs[kept], means, one[kept] - gain @ one[kept]

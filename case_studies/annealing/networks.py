@@ -122,7 +122,9 @@ def particle_model(system: System, params: Params) -> sp.ScoreNetwork:
 
 def positions(system: System, z: Array) -> Array:
     """Return the particles' positions, shape (num_particles, dimension), of centre zero."""
-    return basis(system.num_particles).T @ z.reshape(system.num_particles - 1, system.dimension)
+    return jnp.asarray(basis(system.num_particles).T) @ z.reshape(
+        system.num_particles - 1, system.dimension
+    )
 
 
 def initial_points(key: Array, size: int) -> Params:

@@ -77,7 +77,8 @@ class System(NamedTuple):
 
     def to_event(self, x: Array) -> Array:
         """Return the event of positions x, shape ``(num_particles * dimension,)``."""
-        return (basis(self.num_particles) @ x.reshape(self.num_particles, self.dimension)).ravel()
+        positions = x.reshape(self.num_particles, self.dimension)
+        return jnp.ravel(jnp.asarray(basis(self.num_particles)) @ positions)
 
 
 def basis(num_particles: int) -> np.ndarray:
