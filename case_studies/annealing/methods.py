@@ -4,7 +4,6 @@ import time
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -109,8 +108,3 @@ def cell(values: np.ndarray, digits: int) -> str:
 def counted(number: float) -> str:
     """Return a count in thousands or millions."""
     return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.0f} k"
-
-
-def finite_energies(energy: np.ndarray) -> np.ndarray:
-    """Return energies with those that are not numbers, or infinite, as large ones."""
-    return np.asarray(jnp.nan_to_num(energy, nan=1e6, posinf=1e6), np.float64)

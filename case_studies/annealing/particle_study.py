@@ -59,10 +59,8 @@ def judge(found: Observed, exact: Observed, share: np.ndarray | None = None) -> 
 
 def exact_draws(key: Array, system: System, num_ladders: int, num_draws: int) -> dict[float, Array]:
     """Return draws by temperature, shape (ladders, draws, size)."""
-    between = {"LJ13": (1.25,)}.get(system.name, ())
-    temperatures = tuple(sorted({system.hot, *system.cold, system.published, *between}))
-    found = truth.sample(key, system, temperatures, num_ladders, num_draws, 20)
-    return dict(zip(temperatures, found.events, strict=True))
+    found = truth.sample(key, system, system.ladder, num_ladders, num_draws, 20)
+    return dict(zip(system.ladder, found.events, strict=True))
 
 
 def methods(num_steps: int = 100) -> tuple[Method, ...]:
@@ -113,11 +111,8 @@ def table(
         half = len(ladders) // 2
         reference, other = observe(system, ladders[:half]), ladders[half:]
         pool = np.asarray(other).reshape(-1, system.size)
-        kept[temperature] = [
-            Kept(
-                "exact", reference.energy, np.full(len(reference.energy), 1 / len(reference.energy))
-            )
-        ]
+        count = len(reference.energy)
+        kept[temperature] = [Kept("exact", reference.energy, np.full(count, 1 / count))]
 
         def add(
             label: str, found: Outcome, at: float = temperature, to: Observed = reference

@@ -38,6 +38,8 @@ class System(NamedTuple):
         Temperature of the network's training draws.
     cold
         Temperatures that it is taken to.
+    ladder
+        Temperatures of the chains that are the truth, ascending, with all of these.
     published
         Temperature of the published draws.
     noise_range
@@ -53,6 +55,7 @@ class System(NamedTuple):
     stiffness: float
     hot: float
     cold: tuple[float, ...]
+    ladder: tuple[float, ...]
     published: float
     noise_range: tuple[float, float]
     data_scale: float
@@ -112,6 +115,12 @@ def _lennard_jones(squared: Array) -> Array:
     return 2.0 * (attraction**2 - 2.0 * attraction)
 
 
-DW4 = System("DW4", 4, 2, _double_well, 0.0, 2.0, (1.0,), 1.0, (0.02, 20.0), 2.1)
-LJ13 = System("LJ13", 13, 3, _lennard_jones, 1.0, 2.0, (1.5, 0.8), 1.0, (0.01, 12.0), 1.25)
+DW4 = System(
+    "DW4", 4, 2, _double_well, stiffness=0.0, hot=2.0, cold=(1.0,), ladder=(1.0, 2.0),
+    published=1.0, noise_range=(0.02, 20.0), data_scale=2.1,
+)  # fmt: skip
+LJ13 = System(
+    "LJ13", 13, 3, _lennard_jones, stiffness=1.0, hot=2.0, cold=(1.5, 0.8),
+    ladder=(0.8, 1.0, 1.25, 1.5, 2.0), published=1.0, noise_range=(0.01, 12.0), data_scale=1.25,
+)  # fmt: skip
 SYSTEMS = (DW4, LJ13)

@@ -77,7 +77,8 @@ def main(parts: list[str], out: Path, data: Path | None, is_full: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for mixture in MIXTURES:
         if not parts or mixture.name in parts:
-            mixture_part(mixture, out, *((10_000, 10) if is_full else (10_000, 3)))
+            size = 10_000 if is_full or mixture.name == "forty" else 2_000
+            mixture_part(mixture, out, size, 10 if is_full else 3)
     for system in SYSTEMS:
         if not parts or system.name in parts:
             size = (5_000, 5, 400) if is_full else (1_000, 3, 100)
