@@ -49,10 +49,11 @@ def forty(path: Path, outcomes: dict[str, Outcome]) -> None:
     panels = {"exact draws": power("forty").draw(rng, 2_000)}
     for label, found in outcomes.items():
         panels[label] = found.x[0][rng.choice(len(found.x[0]), 2_000, p=found.share[0])]
-    figure = Figure(figsize=(3.4 * len(panels), 3.7), layout="constrained")
-    for axes, (label, x) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        axes.plot(*FORTY.unit * x.T, ",", color="#0072B2")
+    figure = Figure(figsize=(10.5, 7.2), layout="constrained")
+    grid = figure.subplots(2, (len(panels) + 1) // 2).ravel()
+    for axes, (label, x) in zip(grid, panels.items(), strict=True):
         axes.plot(*FORTY.unit * FORTY.means.T, "+", color="#D55E00", markersize=4)
+        axes.plot(*FORTY.unit * x.T, ".", color="#0072B2", markersize=2, alpha=0.4)
         axes.set(title=label.replace("`", "").split(":")[0], xlim=(-50, 50), ylim=(-50, 50))
         axes.title.set_fontsize(9)
         axes.set_aspect("equal")
