@@ -27,7 +27,7 @@ def energies(path: Path, name: str, studies: dict[float, list[Kept]]) -> None:
     panels = figure.subplots(1, len(studies))
     for axes, (temperature, kept) in zip(panels, studies.items(), strict=True):
         low, high = np.quantile(kept[0].energy, (0.0005, 0.9995))
-        bins = np.linspace(low - 0.15 * (high - low), high + 0.4 * (high - low), 36)
+        bins = np.linspace(low - 0.15 * (high - low), high + 0.4 * (high - low), 60)
         for one in kept:
             if one.label == "exact draws":
                 continue
@@ -49,11 +49,10 @@ def forty(path: Path, outcomes: dict[str, Outcome]) -> None:
     panels = {"exact draws": power("forty").draw(rng, 2_000)}
     for label, found in outcomes.items():
         panels[label] = found.x[0][rng.choice(len(found.x[0]), 2_000, p=found.share[0])]
-    figure = Figure(figsize=(10.5, 7.2), layout="constrained")
-    grid = figure.subplots(2, (len(panels) + 1) // 2).ravel()
-    for axes, (label, x) in zip(grid, panels.items(), strict=True):
+    figure = Figure(figsize=(3.4 * len(panels), 3.7), layout="constrained")
+    for axes, (label, x) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        axes.plot(*FORTY.unit * x.T, ",", color="#0072B2")
         axes.plot(*FORTY.unit * FORTY.means.T, "+", color="#D55E00", markersize=4)
-        axes.plot(*FORTY.unit * x.T, ".", color="#0072B2", markersize=2, alpha=0.4)
         axes.set(title=label.replace("`", "").split(":")[0], xlim=(-50, 50), ylim=(-50, 50))
         axes.title.set_fontsize(9)
         axes.set_aspect("equal")
