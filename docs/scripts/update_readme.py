@@ -11,6 +11,7 @@
     python -m docs.scripts.particle_gibbs_table
     python -m docs.scripts.solver_table
     python -m case_studies.multimodal --out docs/multimodal
+    python -m case_studies.annealing --out docs/tempering
     python -m docs.scripts.update_readme
 """
 
@@ -29,6 +30,20 @@ PLACES = (
     ("docs/solvers.md", "solvers", "docs/tables/solvers.md"),
     ("docs/diffusion_mh.md", "multimodal", "docs/multimodal/results.md"),
     ("case_studies/multimodal/README.md", "multimodal", "docs/multimodal/results.md"),
+    *(
+        ("case_studies/annealing/README.md", f"tempering_{part}", f"docs/tempering/{part}.md")
+        for part in (
+            "forty",
+            "thirty",
+            "DW4",
+            "LJ13",
+            "LJ13_400_steps",
+            "DW4_chains",
+            "LJ13_chains",
+        )
+    ),
+    ("docs/smc.md", "tempering_forty", "docs/tempering/forty.md"),
+    ("docs/smc.md", "tempering_LJ13", "docs/tempering/LJ13.md"),
     ("docs/annealing.md", "calibration", "docs/quickstart/calibration.md"),
 )
 

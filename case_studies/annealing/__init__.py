@@ -1,0 +1,1 @@
+"""Learned score networks taken to other temperatures, with exact truth beside them."""
