@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import scoreppl as sp
@@ -18,7 +19,15 @@ from case_studies.composition.figures import Found, draw_acceptance, draw_sample
 from case_studies.composition.metrics import Judged, judge
 from case_studies.composition.network import load
 from case_studies.composition.normalise import normalised
-from case_studies.composition.problem import MIXTURE, PROBLEMS, PRODUCT, Problem, bar, ring
+from case_studies.composition.problem import (
+    MIXTURE,
+    NOISE,
+    PROBLEMS,
+    PRODUCT,
+    Problem,
+    bar,
+    ring,
+)
 from case_studies.composition.samplers import BY_DENSITY, METHODS, Drawn, Method
 from case_studies.composition.truth import Truth, truth_of
 
@@ -140,6 +149,23 @@ def longer_steps(num_runs: int, num_draws: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def attributions(num_draws: int = 2_000) -> str:
+    """Say which share of the noised bar's draws the mixture attributes to the ring, by level."""
+    exact, learned = (MIXTURE.compose(*models_of(s, MIXTURE)) for s in (ANALYTIC, ENERGY_NETWORKS))
+
+    @jax.jit
+    def shares(x: jax.Array, t: jax.Array) -> jax.Array:
+        each = [jax.vmap(m.probabilities, (0, None))(x, t)[:, 0] for m in (exact, learned)]
+        return jnp.stack(each).mean(1)
+
+    lines = ["| noise | exact densities | energy networks |", "|---|---|---|"]
+    for sigma in (0.4, 0.2, 0.1, 0.07, 0.05, 0.03, 0.01):
+        t = NOISE.time(2 * np.log(np.sqrt(1 - sigma**2) / sigma))
+        x = bar().sample_exact(jax.random.key(0), (num_draws,), t)
+        lines.append(f"| {sigma:g} | " + " | ".join(f"{v:.3f}" for v in shares(x, t)) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main(out: Path, full: bool) -> None:
     """Run everything; ten runs of 250 draws, with `full` of 2,000."""
     num_runs, num_draws = 10, 2_000 if full else 250
@@ -152,5 +178,6 @@ def main(out: Path, full: bool) -> None:
         if problem is PRODUCT:
             draw_acceptance(found, out / "acceptance.png")
     (out / "summary.md").write_text(summary(everything))
+    (out / "attributions.md").write_text(attributions())
     (out / "steps.md").write_text(longer_steps(num_runs, num_draws))
     print(f"wrote {out} after {(time.perf_counter() - start) / 60:.0f} minutes")

@@ -5,6 +5,8 @@ Step sizes, steps a level and the persistence of momentum are those that Sjöber
 score of each of the composed models.
 """
 
+# blackjax's states and infos are bare protocols, hence
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple

@@ -81,7 +81,11 @@ def log_composed(problem: Problem, x: np.ndarray) -> np.ndarray:
 @partial(jax.jit, static_argnames="problem")
 def _log_composed(problem: Problem, x: jax.Array) -> jax.Array:
     composition = problem.compose(ring(), bar())
-    return jax.lax.map(lambda x: composition.log_prob(x, None), x, batch_size=4096)
+
+    def value(x: jax.Array) -> jax.Array:
+        return composition.log_prob(x, None)  # type: ignore[arg-type]
+
+    return jax.lax.map(value, x, batch_size=4096)
 
 
 def draw_mixture(rng: np.random.Generator, num_draws: int) -> np.ndarray:

@@ -11,6 +11,7 @@
     python -m docs.scripts.particle_gibbs_table
     python -m docs.scripts.solver_table
     python -m case_studies.multimodal --out docs/multimodal
+    python -m case_studies.composition --out docs/composition
     python -m docs.scripts.update_readme
 """
 
@@ -25,6 +26,14 @@ PLACES = (
     ("docs/guidance.md", "guided", "docs/quickstart/guided.md"),
     ("docs/smc.md", "forty_modes", "docs/tables/forty_modes.md"),
     ("docs/smc.md", "particle_gibbs", "docs/tables/particle_gibbs.md"),
+    ("docs/smc.md", "composition", "docs/composition/summary.md"),
+    ("case_studies/composition/README.md", "composition", "docs/composition/summary.md"),
+    (
+        "case_studies/composition/README.md",
+        "attributions",
+        "docs/composition/attributions.md",
+    ),
+    ("case_studies/composition/README.md", "steps", "docs/composition/steps.md"),
     ("docs/solvers.md", "solvers", "docs/tables/solvers.md"),
     ("docs/diffusion_mh.md", "multimodal", "docs/multimodal/results.md"),
     ("case_studies/multimodal/README.md", "multimodal", "docs/multimodal/results.md"),
