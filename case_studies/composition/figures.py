@@ -56,8 +56,7 @@ def draw_acceptance(found: Found, path: Path) -> None:
                 drawn.acceptance_rate, styles[method], color=f"C{sources.index(source)}",
                 label=f"{source}: {method}", linewidth=1.2,
             )  # fmt: skip
-    ax.set(xlabel="level, from noise to data (of 100, the last 25)", ylabel="acceptance")
-    ax.set(xlim=(75, 99.5), ylim=(0.5, 1.02))
+    ax.set(xlabel="level, from noise to data", ylabel="acceptance", ylim=(0, 1.02))
     ax.legend(fontsize=6, loc="lower left")
     figure.savefig(path, dpi=130)
     plt.close(figure)

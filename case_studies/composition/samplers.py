@@ -30,7 +30,7 @@ class Drawn(NamedTuple):
     Attributes
     ----------
     draws
-        Shape ``(runs, draws, 2)``.
+        Shape ``(runs, draws, 2)``; a failed run has some that are no numbers.
     acceptance_rate
         By level, noisiest first, shape ``(levels,)``; None for methods that accept all.
     evaluations
@@ -195,25 +195,34 @@ def reverse(
 
 
 def particles(
-    keys: Array, model: sp.ScoreModel, num_draws: int, num_steps: int = NUM_LEVELS
+    keys: Array,
+    model: sp.ScoreModel,
+    num_draws: int,
+    num_steps: int = NUM_LEVELS,
+    particles_per_draw: int = 1,
 ) -> Drawn:
-    """Draw by sequential Monte Carlo with the default corrector, as many particles as draws."""
+    """Draw by sequential Monte Carlo with the default corrector.
+
+    Draws of a run with fewer than ten effective particles are NaN.
+    """
+    size = num_draws * particles_per_draw
     smc = sp.ScoreSMC(
-        score_model=model, num_particles=num_draws, num_steps=num_steps, num_runs=len(keys)
+        score_model=model, num_particles=size, num_steps=num_steps, num_runs=len(keys)
     )
     smc.run(keys[0])
     samples, log_weight = smc.get_weighted_samples()
-    draws = [
-        np.asarray(resample(key, {"x": x}, jnp.asarray(weight), num_draws)["x"])
-        for key, x, weight in zip(
-            keys,
-            jnp.reshape(samples["x"], (len(keys), num_draws, 2)),
-            log_weight.reshape(len(keys), num_draws),
-            strict=True,
-        )
-    ]
+    runs = jnp.reshape(samples["x"], (len(keys), size, 2))
+    weights = jnp.asarray(log_weight.reshape(len(keys), size))
+    draws = [_resampled(*run, num_draws) for run in zip(keys, runs, weights, strict=True)]
     # Exact Laplacians in the plane: two forward products, at two evaluations each.
-    return Drawn(np.stack(draws), None, num_steps * 4)
+    return Drawn(np.stack(draws), None, 4 * num_steps * particles_per_draw)
+
+
+def _resampled(key: Array, x: Array, log_weight: Array, num_draws: int) -> np.ndarray:
+    try:
+        return np.asarray(resample(key, x, log_weight, num_draws))
+    except ValueError:  # too few effective particles
+        return np.full((num_draws, 2), np.nan)
 
 
 Method = Callable[..., Drawn]

@@ -33,6 +33,7 @@ PLACES = (
         "attributions",
         "docs/composition/attributions.md",
     ),
+    ("case_studies/composition/README.md", "particles", "docs/composition/particles.md"),
     ("case_studies/composition/README.md", "steps", "docs/composition/steps.md"),
     ("docs/solvers.md", "solvers", "docs/tables/solvers.md"),
     ("docs/diffusion_mh.md", "multimodal", "docs/multimodal/results.md"),
