@@ -131,6 +131,7 @@ def test_networks_know_their_laws(prediction):
         assert float(jnp.sqrt(jnp.mean(error**2))) < 0.1
 
 
+@pytest.mark.slow
 def test_normalised_energies_are_log_densities():
     for name, law in (("ring", ring()), ("bar", bar())):
         network = normalised(load(name, "energy"), jax.random.key(0))

@@ -21,7 +21,7 @@ BAR_SCALE, BACKGROUND, BACKGROUND_SCALE = (0.03, 0.1), 0.01, 0.5
 BAR_HALF_WIDTHS = (0.21, 1.0)
 ANGLES = 2 * np.pi * np.arange(8) / 8
 RING_CENTRES = RADIUS * np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)
-NEGATION_EXPONENTS = (1.3, -0.3)
+NEGATION_EXPONENTS = np.array([1.3, -0.3])
 
 
 def ring() -> sp.analytic.GaussianMixture:

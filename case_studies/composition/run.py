@@ -182,7 +182,7 @@ def more_particles(num_runs: int, num_draws: int) -> str:
 
 def attributions(num_draws: int = 2_000) -> str:
     """Say which share of the noised bar's draws the mixture attributes to the ring, by level."""
-    exact, learned = (MIXTURE.compose(*models_of(s, MIXTURE)) for s in (ANALYTIC, ENERGY_NETWORKS))
+    exact, learned = (sp.mixture(models_of(s, MIXTURE)) for s in (ANALYTIC, ENERGY_NETWORKS))
 
     @jax.jit
     def shares(x: jax.Array, t: jax.Array) -> jax.Array:
