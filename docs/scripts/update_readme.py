@@ -12,6 +12,7 @@
     python -m docs.scripts.solver_table
     python -m case_studies.multimodal --out docs/multimodal
     python -m case_studies.annealing --out docs/tempering
+    python -m case_studies.composition --out docs/composition
     python -m docs.scripts.update_readme
 """
 
@@ -27,6 +28,15 @@ PLACES = (
     ("docs/smc.md", "forty_modes", "docs/tables/forty_modes.md"),
     ("docs/smc.md", "log_densities", "docs/tables/log_densities.md"),
     ("docs/smc.md", "particle_gibbs", "docs/tables/particle_gibbs.md"),
+    ("docs/smc.md", "composition", "docs/composition/summary.md"),
+    ("case_studies/composition/README.md", "composition", "docs/composition/summary.md"),
+    (
+        "case_studies/composition/README.md",
+        "attributions",
+        "docs/composition/attributions.md",
+    ),
+    ("case_studies/composition/README.md", "particles", "docs/composition/particles.md"),
+    ("case_studies/composition/README.md", "steps", "docs/composition/steps.md"),
     ("docs/solvers.md", "solvers", "docs/tables/solvers.md"),
     ("docs/diffusion_mh.md", "multimodal", "docs/multimodal/results.md"),
     ("case_studies/multimodal/README.md", "multimodal", "docs/multimodal/results.md"),
