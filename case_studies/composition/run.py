@@ -55,12 +55,14 @@ def models_of(source: str, problem: Problem) -> tuple[sp.ScoreModel, sp.ScoreMod
 
 
 def methods_of(source: str, problem: Problem) -> dict[str, Method]:
-    """Return the methods that can run: without densities nothing moves under a mixture."""
-    if source == NOISE_NETWORKS:
-        return (
-            {"reverse diffusion": METHODS["reverse diffusion"]} if problem is MIXTURE else METHODS
-        )
-    return METHODS | BY_DENSITY
+    """Return the methods that can run: without densities nothing moves under a mixture.
+
+    Reverse diffusion and `ScoreSMC` take one model at a time.
+    """
+    if source != NOISE_NETWORKS:
+        return METHODS | BY_DENSITY
+    alone = ("reverse diffusion", "`ScoreSMC`")
+    return {name: METHODS[name] for name in alone} if problem is MIXTURE else METHODS
 
 
 def judge_runs(truth: Truth, draws: np.ndarray, seed: int) -> np.ndarray:

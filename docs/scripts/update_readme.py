@@ -8,6 +8,7 @@
     python -m docs.scripts.annealing_table
     python -m docs.scripts.guidance_table
     python -m docs.scripts.annealing_forty_table
+    python -m docs.scripts.log_density_table
     python -m docs.scripts.particle_gibbs_table
     python -m docs.scripts.solver_table
     python -m case_studies.multimodal --out docs/multimodal

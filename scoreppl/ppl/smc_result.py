@@ -38,6 +38,8 @@ class SMCResult(NamedTuple):
         Shape of the tail of the last weights; above 0.7 estimates are unreliable.
     num_ancestors
         Particles of the start that have descendants, all runs together.
+    num_lost_runs
+        Runs in which no particle kept a weight; their evidence counts as zero.
     trace
         Effective particles, resamplings and ancestors by level, leading axis over the runs.
     num_score_evaluations
@@ -52,6 +54,7 @@ class SMCResult(NamedTuple):
     ess: float
     pareto_k: float
     num_ancestors: int
+    num_lost_runs: int
     trace: Trace
     num_score_evaluations: int
 
@@ -67,6 +70,8 @@ class SMCResult(NamedTuple):
             f"Pareto k             {self.pareto_k:.2f}",
             f"score evaluations    {self.num_score_evaluations}",
         ]
+        if self.num_lost_runs:
+            lines.append(f"runs without weight  {self.num_lost_runs}")
         return "\n".join(lines)
 
     def to_inference_data(self, key: Array) -> Any:
@@ -99,6 +104,7 @@ class SMCResult(NamedTuple):
             ess=self.ess,
             pareto_k=self.pareto_k,
             num_ancestors=self.num_ancestors,
+            num_lost_runs=self.num_lost_runs,
             num_score_evaluations=self.num_score_evaluations,
         )
         return data
@@ -166,7 +172,8 @@ def pooled(
     weights = np.asarray(runs.log_weight, np.float64)
     total = np.logaddexp.reduce(weights, axis=1)
     known = np.isfinite(total)
-    relative = np.where(known, evidence - total + np.log(size), -np.inf)
+    relative = np.full(num_runs, -np.inf)
+    relative[known] = evidence[known] - total[known] + np.log(size)
     log_weight = (weights + relative[:, None]).ravel()
     peak = evidence[known].max()
     each = np.where(known, np.exp(evidence - peak), 0.0)
@@ -190,6 +197,7 @@ def pooled(
         ess=float(1.0 / np.sum(share**2)),
         pareto_k=float(np.asarray(psis_weights(jnp.asarray(finite))[1])),
         num_ancestors=int(np.sum(np.asarray(runs.trace.num_ancestors)[:, -1])),
+        num_lost_runs=int(np.sum(~known)),
         trace=runs.trace,
         num_score_evaluations=num_evaluations,
     )

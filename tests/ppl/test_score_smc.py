@@ -7,9 +7,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from blackjax.smc.resampling import systematic
 
 import scoreppl as sp
+from scoreppl.ppl.smc_result import pooled
 from scoreppl.samplers import correctors
+from scoreppl.samplers.guided import Particles
+from scoreppl.samplers.smc import Trace
 from tests.compose.laws import FIRST, GRID, LAWS, SECOND, P, reward
 
 GUIDED = {"guidance": sp.guidance.FullCovariance()}
@@ -264,3 +268,16 @@ def test_bad_models_are_named():
     # NumPyro warns of the value, too.
     with pytest.warns(UserWarning, match="support"), pytest.raises(ValueError, match="NaN"):
         sp.ScoreSMC(plain).run(jax.random.key(0), np.nan)
+
+
+def test_a_run_without_weight_counts_as_zero_and_is_reported():
+    trace = Trace(*[jnp.ones((2, 3))] * 5)
+    log_weight = jnp.stack([jnp.zeros(4), jnp.full(4, -jnp.inf)])
+    runs = Particles(
+        {"x": jnp.zeros((2, 4))}, log_weight, jnp.array([1.0, -jnp.inf]),
+        jnp.tile(jnp.arange(4), (2, 1)), trace,
+    )  # fmt: skip
+    found = pooled(runs, {"x": jnp.zeros(8)}, 7, systematic, np.zeros(1))
+    np.testing.assert_allclose(found.log_evidence, 1.0 - np.log(2.0))
+    assert found.num_lost_runs == 1 and abs(found.ess - 4.0) < 1e-9
+    assert "runs without weight  1" in found.summary()
