@@ -88,9 +88,9 @@ def measure(
         samples, log_weight = smc.get_weighted_samples()
         share = np.exp(log_weight - np.logaddexp.reduce(log_weight))
         x = np.asarray(samples["x"], float)
-        chosen = rng.choice(len(share), 2_000, p=share)
+        draws = np.asarray(smc.get_samples(jax.random.key(seed), 2_000)["x"], float)
         rows.append((
-            distance(x[chosen], exact_draws(rng, 2_000)),
+            distance(draws, exact_draws(rng, 2_000)),
             0.5 * np.abs(mode_masses(x, share) - masses).sum(),
             smc.log_evidence - truth()[2],
         ))  # fmt: skip

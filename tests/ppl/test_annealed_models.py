@@ -80,7 +80,8 @@ THOROUGH = {
 
 
 # The law of "hmc" is also tested in test_annealed_kernel.py.
-@pytest.mark.parametrize("inner", ["split", pytest.param("hmc", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("inner", ["split", "hmc"])
 def test_several_score_sites_and_a_positive_latent_have_the_exact_posterior(inner):
     options = {"num_warmup": 160, "num_samples": 1_000, "block_size": 40, **THOROUGH[inner]}
     mcmc = run(linear_model, inner=inner, **options)
@@ -207,7 +208,7 @@ def model_of(apply_fn, prediction="epsilon"):
     [
         {"inner": "split", "num_levels": 5, "num_reverse_steps": 7, "noise_level": 0.2},
         {"inner": "split", "steps_per_level": 3},
-        {"inner": "mala", "steps_per_level": 2},
+        pytest.param({"inner": "mala", "steps_per_level": 2}, marks=pytest.mark.slow),
         {"inner": "hmc", "steps_per_level": 2, "quadrature": "gauss_lobatto"},
     ],
     ids=["split", "sweeps", "mala", "hmc"],
@@ -334,7 +335,9 @@ def test_noise_levels_at_which_the_score_is_not_valid_are_refused(noise_level):
         )
 
 
-@pytest.mark.parametrize("inner", ["hmc", pytest.param("mala", marks=pytest.mark.slow), "split"])
+@pytest.mark.parametrize(
+    "inner", [*(pytest.param(n, marks=pytest.mark.slow) for n in ("hmc", "mala")), "split"]
+)
 def test_no_draw_stays_at_a_stiff_start(inner):
     """A scale with a wide prior starts where every step of the usual size is rejected.
 

@@ -38,6 +38,10 @@ from tests.ppl.chains import (
 )
 
 every_kernel = pytest.mark.parametrize("name", KERNELS)
+mala_and_slowly_the_rest = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n == "ScoreMALA" else pytest.mark.slow) for n in KERNELS],
+)
 
 
 # What a run leaves behind.
@@ -140,7 +144,7 @@ assert_same_draws(draws_of(alone), first, atol=2e-3)
 """
 
 
-@every_kernel
+@mala_and_slowly_the_rest
 def test_a_chain_alone_is_the_chain_among_four(name):
     run_python(ALONE, name)
 
@@ -169,10 +173,7 @@ assert_same_draws(found["parallel"], found["vectorized"], atol=2e-3)
 """
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n == "ScoreMALA" else pytest.mark.slow) for n in KERNELS],
-)
+@mala_and_slowly_the_rest
 def test_parallel_chains(name):
     run_python(PARALLEL, name)
 
@@ -216,7 +217,7 @@ def joined(first, second):
     return {name: np.concatenate([first[name], second[name]], 1) for name in first}
 
 
-@every_kernel
+@mala_and_slowly_the_rest
 def test_resuming_in_another_process_equals_an_uninterrupted_run(name):
     half = sampler(KERNELS[name].make(model), DRAWS // 2)
     half.run(chain_keys(), Y)

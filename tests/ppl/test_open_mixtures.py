@@ -105,6 +105,7 @@ def test_energy_control_has_the_right_evidence_and_mean(name):
     assert (abs(evidence) < 4 or abs(bias) < 0.015) and abs(mean) < 4, (evidence, mean, bias)
 
 
+@pytest.mark.slow
 def test_energy_control_varies_weights_less_than_no_control():
     """Never resampled, its particles stay more effective than with c = 1 / Gamma alone."""
     law, never = LAWS["sharpened"], sp.correctors.Resampling(0.0)
@@ -163,6 +164,7 @@ def test_what_cannot_be_done_is_named():
         MIXTURE.score(jnp.zeros(1), 0.5)
 
 
+@pytest.mark.slow
 def test_a_composed_mixture_in_a_model_s_arguments_is_taken_apart():
     """Its exponents are known outside of what is compiled, and constants inside."""
 

@@ -114,6 +114,7 @@ def test_a_sweep_over_two_score_sites_and_an_ordinary_latent():
         assert abs(chain.mean() - exact) < 4 * error + 0.01, (chain.mean(), exact, error)
 
 
+@pytest.mark.slow
 def test_one_chain_and_a_batch_take_the_same_steps():
     kernel = sp.ParticleGibbs(noisy, num_steps=6, num_particles=4, num_pilots=16)
     keys = jax.random.split(jax.random.key(1), 2)

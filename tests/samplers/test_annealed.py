@@ -174,7 +174,9 @@ def test_the_start_is_pure_noise():
 # A block of draws.
 
 
-@EVERY_INNER
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "mala")) for n in INNERS]
+)
 def test_shapes_and_ranges(name):
     found = blocks(name)[-1]
     shapes = {site: value.shape for site, value in found.position.items()}
@@ -188,7 +190,7 @@ def test_shapes_and_ranges(name):
     np.testing.assert_array_equal(found.num_nan, np.zeros(DRAWS))
 
 
-@pytest.mark.parametrize("name", ["sweeps", "mala"])
+@pytest.mark.parametrize("name", ["sweeps", pytest.param("mala", marks=pytest.mark.slow)])
 def test_a_draw_depends_on_its_own_key_and_the_tuning_alone(name):
     """In double precision: rounding that differs between batches turns no acceptance around."""
     tunings, some = [blocks(name)[-1].tuning, untuned(name)], jnp.array([6, 0, 3])

@@ -81,7 +81,10 @@ def latent_moves(
     return SamplingAlgorithm(lambda draws, key: draws.position, step)
 
 
-@pytest.mark.parametrize("judged, is_last", [("denoised", False), ("noisy", True)])
+@pytest.mark.parametrize(
+    "judged, is_last",
+    [pytest.param("denoised", False, marks=pytest.mark.slow), ("noisy", True)],
+)
 def test_moves_of_the_latents_leave_the_level_invariant(judged, is_last):
     found = alarms(latent_moves(is_last=is_last), functions, count=40_000, judged=judged)
     assert not any(found)
@@ -118,7 +121,10 @@ def test_mutant_quadrature(rule: Quadrature):
     assert all(alarms(kernel, functions, judged="denoised"))
 
 
-@pytest.mark.parametrize("judged, is_last", [("denoised", True), ("noisy", False)])
+@pytest.mark.parametrize(
+    "judged, is_last",
+    [pytest.param("denoised", True, marks=pytest.mark.slow), ("noisy", False)],
+)
 def test_mutant_weight_at_the_wrong_place(judged, is_last):
     kernel = move(level_moves(num_jumps=0), STEP_SIZES[1], is_last=is_last)
     assert all(alarms(kernel, functions, judged=judged))

@@ -78,6 +78,7 @@ def test_the_followed_ratio_tends_to_the_exact_one(dimension):
     assert more < 0.67 * few and many < 0.67 * more, (few, more, many)
 
 
+@pytest.mark.slow
 def test_probes_add_noise_but_no_bias():
     found = errors(8, 200, num_probes=1)
     assert abs(found.mean()) < 4 * found.std() / 20 + 0.02, (found.mean(), found.std())
