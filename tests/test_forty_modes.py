@@ -103,8 +103,9 @@ def measure(
 def test_forty_modes(num_steps, num_probes):
     """At 100 evaluations of the score: a step with a probe costs two.
 
-    Aimed at was a W1 of 1.6. Ten runs have a mean of 1.7 to 2.0 with a standard error of 0.1, and
-    exact draws have 1.4; the published correctors have 5.7 and more at 1,000 steps.
+    Aimed at is a mean W1 of 1.6, which the table in docs/smc.md shows. Ten runs know it with a
+    standard error of 0.14, so the bound is three of these above; 1,000 steps of the published
+    correctors have 5.7 and more.
     """
     found = measure(num_steps, num_probes).mean(0)
-    assert found[0] <= 2.4 and found[1] <= 0.045 and abs(found[2]) <= 0.10, found
+    assert found[0] <= 2.0 and found[1] <= 0.045 and abs(found[2]) <= 0.10, found
