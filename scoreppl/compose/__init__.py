@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from scoreppl.compose.composition import Composition
@@ -86,9 +87,17 @@ def temper(model: ScoreModel, beta: ArrayLike) -> Composition:
     model
         A score model.
     beta
-        Positive inverse temperature.
+        Positive inverse temperature, a scalar.
+
+    Raises
+    ------
+    ValueError
+        If beta is not a positive number.
     """
-    return Composition((model,), jnp.reshape(jnp.asarray(beta, float), (1,)))
+    power = _scalar("beta", beta)
+    if is_concrete(power) and not float(power) > 0:
+        raise ValueError(f"`beta={beta}` must be positive.")
+    return Composition((model,), power[None])
 
 
 def classifier_free(cond: ScoreModel, uncond: ScoreModel, scale: ArrayLike) -> Composition:
@@ -103,7 +112,7 @@ def classifier_free(cond: ScoreModel, uncond: ScoreModel, scale: ArrayLike) -> C
     scale
         The guidance scale g; 1 is the conditional model.
     """
-    scale = jnp.asarray(scale, float)
+    scale = _scalar("scale", scale)
     return Composition((cond, uncond), jnp.stack([scale, 1.0 - scale]))
 
 
@@ -115,9 +124,17 @@ def negate(model: ScoreModel, other: ScoreModel, strength: ArrayLike = 0.5) -> C
     model, other
         The models p and q.
     strength
-        The power gamma, below 1: at high noise both are the same wide Gaussian.
+        The power gamma, from 0 to below 1: at high noise both are the same wide Gaussian.
+
+    Raises
+    ------
+    ValueError
+        If the strength is not in [0, 1).
     """
-    return Composition((model, other), jnp.stack([jnp.ones(()), -jnp.asarray(strength, float)]))
+    power = _scalar("strength", strength)
+    if is_concrete(power) and not 0 <= float(power) < 1:
+        raise ValueError(f"`strength={strength}` must be in [0, 1); for others use Composition.")
+    return Composition((model, other), jnp.stack([jnp.ones(()), -power]))
 
 
 def mixture(models: Sequence[ScoreModel], log_weights: ArrayLike | None = None) -> Mixture:
@@ -136,3 +153,9 @@ def mixture(models: Sequence[ScoreModel], log_weights: ArrayLike | None = None) 
         If models or weights do not fit together.
     """
     return Mixture(models, log_weights)
+
+
+def _scalar(name: str, value: ArrayLike) -> Array:
+    if isinstance(value, str) or np.shape(value) != ():
+        raise ValueError(f"`{name}={value!r}` must be one number.")
+    return jnp.asarray(value, float)

@@ -11,6 +11,8 @@ from scoreppl.score import ScoreModel
 
 def checked_models(models: Sequence[ScoreModel]) -> tuple[ScoreModel, ...]:
     """Return the models of a composition, or say what is wrong with them."""
+    if isinstance(models, ScoreModel):
+        raise ValueError("`models` is one score model; give a list of them.")
     parts = tuple(models)
     if not parts:
         raise ValueError("`models` is empty; a composition needs at least one score model.")

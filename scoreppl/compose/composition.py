@@ -70,6 +70,12 @@ class Composition:
         )
 
     @property
+    def first_log_snr(self) -> Array:
+        """The log-SNR of the most noise that every model reaches."""
+        ends = [model.noise.log_snr(jnp.ones(())) for model in self.models]
+        return jnp.max(jnp.stack([jnp.asarray(end) for end in ends]))
+
+    @property
     def has_log_density(self) -> bool:
         """Whether every model has a log density."""
         return all(model.has_log_density for model in self.models)

@@ -79,6 +79,12 @@ class Leading:
         return self.composition.min_time
 
     @property
+    def first_log_snr(self) -> Array:
+        """The log-SNR of the most noise that every model reaches."""
+        power = jnp.sum(self.composition.exponents)
+        return self.composition.first_log_snr + jnp.log(power)
+
+    @property
     def has_log_density(self) -> bool:
         """It has none: it is a process rather than a law."""
         return False

@@ -51,6 +51,11 @@ def has_open_mixture(model: ScoreModel) -> bool:
     return num_members(model) > len(factors(model))
 
 
+def has_composed_member(model: ScoreModel) -> bool:
+    """Whether a mixture among the factors holds a composition."""
+    return any(isinstance(f, Mixture) and f.has_compositions for f in factors(model))
+
+
 def is_mixture_of_choices(model: ScoreModel) -> bool:
     """Whether all open mixtures have exponent one; the exponents must be known."""
     powers = exponents(model)

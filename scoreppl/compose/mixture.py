@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from scoreppl.compose.checks import checked_models, is_same
+from scoreppl.compose.composition import Composition
 from scoreppl.noise import Schedule, is_concrete, register_part
 from scoreppl.score import ScoreModel
 from scoreppl.solvers import Solver, multistep
@@ -45,10 +46,15 @@ class Mixture:
                 f"`log_weights` has shape {weights.shape}; {len(parts)} models need "
                 f"({len(parts)},)."
             )
-        if is_concrete(weights) and not np.any(np.isfinite(np.asarray(weights))):
-            raise ValueError(f"`log_weights={log_weights}` must hold a finite number.")
+        if is_concrete(weights):
+            known = np.asarray(weights)
+            if np.any(np.isnan(known) | (known == np.inf)) or not np.any(np.isfinite(known)):
+                raise ValueError(
+                    f"`log_weights={log_weights}` must be numbers or -inf, and one of them finite."
+                )
+        parts, weights = _flattened(parts, jax.nn.log_softmax(weights))
         object.__setattr__(self, "models", parts)
-        object.__setattr__(self, "log_weights", jax.nn.log_softmax(weights))
+        object.__setattr__(self, "log_weights", weights)
 
     @property
     def noise(self) -> Schedule:
@@ -67,8 +73,13 @@ class Mixture:
 
     @property
     def has_log_density(self) -> bool:
-        """Whether every model has a log density."""
-        return all(model.has_log_density for model in self.models)
+        """Whether every model has a log density, and is itself at every noise level."""
+        return not self.has_compositions and all(model.has_log_density for model in self.models)
+
+    @property
+    def has_compositions(self) -> bool:
+        """Whether a model is a composition, which noise does not keep one, and not normalised."""
+        return any(isinstance(model, Composition) for model in self.models)
 
     def probabilities(self, x: ArrayLike, t: ArrayLike) -> Array:
         """Return the probability that x_t came from each model, shape ``(len(models),)``."""
@@ -101,6 +112,11 @@ class Mixture:
 
         Costs the evaluations of all models.
         """
+        if self.has_compositions:
+            raise ValueError(
+                "A mixture of compositions has no plain draws: these need their integrals. Use "
+                "sp.ScoreSMC(score_model=...)."
+            )
         key_model, key_draw = jax.random.split(key)
         chosen = jax.random.categorical(key_model, self.log_weights, shape=sample_shape)
         keys = jax.random.split(key_draw, len(self.models))
@@ -117,7 +133,21 @@ class Mixture:
         if not self.has_log_density:
             raise ValueError(
                 "The score of a mixture needs the ratios of its models' densities, and not all of "
-                "these have one. Draw with `sample`, or use sp.ScoreSMC, which needs no ratios."
+                "these have one at every noise level. Draw with `sample`, or use sp.ScoreSMC, "
+                "which needs no ratios."
             )
         values = [model.log_prob(x, t) for model in self.models]  # type: ignore[arg-type]
         return self.log_weights + jnp.stack(values)
+
+
+def _flattened(
+    models: tuple[ScoreModel, ...], log_weights: Array
+) -> tuple[tuple[ScoreModel, ...], Array]:
+    """Put the models of inner mixtures in their places."""
+    parts: list[ScoreModel] = []
+    kept: list[Array] = []
+    for model, log_weight in zip(models, log_weights, strict=True):
+        is_mixture = isinstance(model, Mixture)
+        parts.extend(model.models if is_mixture else (model,))
+        kept.append(log_weight + (model.log_weights if is_mixture else jnp.zeros(1)))
+    return tuple(parts), jnp.concatenate(kept)

@@ -10,8 +10,15 @@ import numpyro
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from scoreppl.arguments import check_count, check_positive
-from scoreppl.compose.members import Picks, all_picks, choose, is_mixture_of_choices, no_picks
+from scoreppl.arguments import check_count
+from scoreppl.compose.members import (
+    Picks,
+    all_picks,
+    choose,
+    has_composed_member,
+    is_mixture_of_choices,
+    no_picks,
+)
 from scoreppl.estimators.evidence import resample
 from scoreppl.guidance import Guidance
 from scoreppl.guidance.differentiable import check_differentiable
@@ -19,7 +26,13 @@ from scoreppl.ppl.blocks import OrdinaryPrior, check_independent, ordinary_prior
 from scoreppl.ppl.contract import bind_target, constrainer
 from scoreppl.ppl.potential import Model, Values
 from scoreppl.ppl.prior import ScorePrior
-from scoreppl.ppl.smc_result import SMCResult, check_some_weight, pooled
+from scoreppl.ppl.smc_arguments import check_model, check_reach, check_settings
+from scoreppl.ppl.smc_result import (
+    SMCResult,
+    check_some_weight,
+    pooled,
+    warn_of_few_ancestors,
+)
 from scoreppl.ppl.smc_runs import (
     Settings,
     event_size,
@@ -28,6 +41,7 @@ from scoreppl.ppl.smc_runs import (
     renewal_evaluations,
     run_corrected,
     run_guided,
+    shared_out,
 )
 from scoreppl.ppl.starts import check_weight
 from scoreppl.samplers.control import Corrector, LaplacianOnly
@@ -66,8 +80,8 @@ class ScoreSMC:
     guidance
         As of `GuidedDiffusion`; not with a corrector.
     corrector
-        `sp.correctors.LaplacianOnly`, `FeynmanKac` or `VarianceControl`, for models with one score
-        site.
+        `sp.correctors.LaplacianOnly`, `VarianceControl`, `EnergyControl` or `FeynmanKac`, for
+        models with one score site.
     num_probes
         Probes of each Laplacian of a composition, at 2 evaluations each. None: exact up to 10
         dimensions, 1 beyond.
@@ -116,46 +130,10 @@ class ScoreSMC:
         max_shift: float = 0.2,
         num_latent_steps: int = 60,
     ) -> None:
-        if (model is None) == (score_model is None):
-            raise ValueError("Give either `model`, a NumPyro model, or `score_model=`, not both.")
-        if log_weight is not None and score_model is None:
-            raise ValueError("`log_weight` goes with `score_model=`; a model has its own weight.")
+        check_model(model, score_model, log_weight)
         if score_model is not None and log_weight is None and guidance is None:
             corrector = LaplacianOnly() if corrector is None else corrector
-        if corrector is not None and guidance is not None:
-            raise ValueError("Give `guidance` or `corrector`, not both: these are two methods.")
-        for name, part in (("guidance", guidance), ("corrector", corrector)):
-            if isinstance(part, type):
-                raise ValueError(f"`{name}={part.__name__}` is a class: add parentheses.")
-        if corrector is not None and not hasattr(corrector, "control"):
-            raise ValueError(
-                f"`corrector` of type {type(corrector).__name__} is none of sp.correctors."
-            )
-        if guidance is not None and not callable(guidance):
-            raise ValueError(
-                f"`guidance` of type {type(guidance).__name__} is not callable; use a part of "
-                "sp.guidance or a function guidance(u, view)."
-            )
-        if resampling is not None and not isinstance(resampling, Resampling):
-            raise ValueError(
-                f"`resampling` of type {type(resampling).__name__} must be a "
-                "sp.correctors.Resampling."
-            )
-        check_count("num_particles", num_particles, 2)
-        check_count("num_steps", num_steps, 2)
-        check_count("num_runs", num_runs, 1)
-        check_count("num_pilots", num_pilots, 2)
-        check_count("num_level_pilots", num_level_pilots, 0)
-        if num_level_pilots == 1:
-            raise ValueError("`num_level_pilots=1`: a variance needs at least two particles.")
-        if moves is not None:
-            _check_moves(moves, corrector, num_particles)
-        check_count("num_latent_steps", num_latent_steps, 0)
-        if num_probes is not None:
-            check_count("num_probes", num_probes, 1)
-        self._model = model if model is not None else _model_of(score_model, log_weight)
-        self._model_args = () if score_model is None else (score_model,)
-        self._settings = Settings(
+        settings = Settings(
             num_particles=num_particles,
             num_steps=num_steps,
             guidance=guidance,
@@ -165,9 +143,15 @@ class ScoreSMC:
             moves=moves,
             num_pilots=num_pilots,
             num_level_pilots=num_level_pilots,
-            max_shift=check_positive("max_shift", max_shift),
+            max_shift=max_shift,
             num_latent_steps=num_latent_steps,
         )
+        check_settings(settings)
+        check_count("num_runs", num_runs, 1)
+        self._model = model if model is not None else _model_of(score_model, log_weight)
+        self._model_args = () if score_model is None else (score_model,)
+        self._has_weight = score_model is None or log_weight is not None
+        self._settings = settings
         self._num_runs = num_runs
         self._result: SMCResult | None = None
 
@@ -199,7 +183,7 @@ class ScoreSMC:
         # A network given as `score_model` is an argument of what is compiled, no constant of it.
         traced = () if jax.tree_util.all_leaves(self._model_args) else self._model_args
         settings = self._settings._replace(
-            num_particles=max(2, self._settings.num_particles // len(picks))
+            num_particles=shared_out(self._settings.num_particles, len(picks), self._settings.moves)
         )
 
         def run_all(keys: Array, traced: tuple) -> tuple[Particles, Array]:
@@ -223,20 +207,34 @@ class ScoreSMC:
 
         keys = jax.random.split(rng_key, self._num_runs)
         runs, shares = jax.jit(run_all)(keys, traced)
-        check_some_weight(runs, settings.corrector)
+        check_some_weight(runs, settings.corrector, self._has_weight)
         position = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), runs.position)
         constrain = constrainer(self._model, args, kwargs)
         samples = jax.jit(lambda z: jax.lax.map(constrain, z, batch_size=256))(position)
         scheme = (settings.resampling or ANY_LEVEL).scheme
-        num_resamplings = int(np.sum(np.asarray(runs.trace.is_resampled)))
-        cost = runs.log_weight.size * num_score_evaluations(first, size, settings)
-        cost += num_resamplings * renewal_evaluations(first, size, settings)
-        self._result = pooled(runs, samples, cost, scheme, np.asarray(shares))
+        resampled = np.asarray(runs.trace.is_resampled).reshape(self._num_runs, len(picks), -1)
+        cost = 0
+        for pick, num_resamplings in zip(picks, resampled.sum((0, 2)), strict=True):
+            chosen = target.with_models(choose(target.score_models, pick).models)
+            each = num_score_evaluations(chosen, size, settings) * settings.num_particles
+            cost += self._num_runs * each
+            cost += int(num_resamplings) * renewal_evaluations(chosen, size, settings)
+        result = pooled(runs, samples, cost, scheme, np.asarray(shares))
+        if settings.moves is not None and settings.moves.waste_free:
+            # The states of a chain are one family, and far from one particle.
+            result = result._replace(log_evidence_error=np.nan)
+        warn_of_few_ancestors(result)
+        self._result = result
 
     def _picks(self, target: Target) -> list[dict[str, Picks]]:
         """Take mixtures apart into runs of their own, where no ratio of densities is needed."""
         models = target.score_models
         for name, model in models.items():
+            if has_composed_member(model) and not is_mixture_of_choices(model):
+                raise ValueError(
+                    f"The site {name!r} has a mixture of compositions under an exponent other than "
+                    "one: their integrals are not known, and so is no ratio of their densities."
+                )
             if not is_mixture_of_choices(model) and self._settings.corrector is None:
                 raise ValueError(
                     f"The site {name!r} has a mixture of models without densities under an "
@@ -269,6 +267,7 @@ class ScoreSMC:
                     f"A corrector takes one score site without plates, and the model has {names}; "
                     "leave `corrector` out, and guided paths weigh every composed site."
                 )
+            check_reach(self._settings.corrector, target, z)
             return
         guidance = self._settings.guidance_for(event_size(target, ordinary))
         if not getattr(guidance, "needs_gradient", False):
@@ -332,23 +331,6 @@ class ScoreSMC:
     def print_summary(self) -> None:
         """Print evidence, effective particles, lineages and cost."""
         print(self.result.summary())
-
-
-def _check_moves(moves: Any, corrector: Corrector | None, num_particles: int) -> None:
-    if not isinstance(moves, Moves):
-        raise ValueError(f"`moves` of type {type(moves).__name__} must be a sp.correctors.Moves.")
-    if corrector is None:
-        raise ValueError(
-            "`moves` need the law of a level, which guided paths do not have; give `corrector=`, "
-            "or move the draws by sp.ScoreMALA."
-        )
-    check_count("moves.num_steps", moves.num_steps, 1)
-    check_positive("moves.step_size", moves.step_size)
-    if moves.waste_free and num_particles % (moves.num_steps + 1):
-        raise ValueError(
-            f"`num_particles={num_particles}` must be a multiple of the {moves.num_steps + 1} "
-            "states of a waste-free chain, `moves.num_steps` and its start."
-        )
 
 
 def _model_of(score_model: Any, log_weight: Callable[[Array], Array] | None) -> Model:

@@ -1,5 +1,6 @@
 """What a run of ScoreSMC found: weighted particles, the evidence and how far to trust them."""
 
+import warnings
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from scoreppl.ppl.potential import Values
 from scoreppl.samplers.guided import Particles
 from scoreppl.samplers.smc import Scheme, Trace, lineage_variance
 
+# Below this share of ancestors the evidence of FeynmanKac was off by several of its errors.
+_FEW_ANCESTORS = 0.05
+
 
 class SMCResult(NamedTuple):
     """Weighted particles of one or several pooled runs.
@@ -28,7 +32,8 @@ class SMCResult(NamedTuple):
     log_evidence
         Log of the mean of the runs' evidence.
     log_evidence_error
-        Its standard error from the lineages (`scoreppl.samplers.smc.lineage_variance`).
+        Its standard error from the lineages (`scoreppl.samplers.smc.lineage_variance`); NaN for
+        waste-free moves, of which lineages say nothing.
     log_evidence_error_of_runs
         Its standard error from the spread over runs; NaN for a single run.
     ess
@@ -115,7 +120,7 @@ def _takes_groups(az: Any) -> bool:
     return int(az.__version__.split(".")[0]) >= 1
 
 
-def check_some_weight(runs: Particles, corrector: Any) -> None:
+def check_some_weight(runs: Particles, corrector: Any, has_weight: bool) -> None:
     """Refuse runs in which no particle has weight, and say what may help.
 
     Parameters
@@ -124,10 +129,17 @@ def check_some_weight(runs: Particles, corrector: Any) -> None:
         Particles with leading axes over runs and particles.
     corrector
         The corrector that they were run with, or None.
+    has_weight
+        Whether there is a weight beside the score model.
     """
     if np.any(np.isfinite(runs.log_weight)):
         return
     nothing = "Every particle has weight zero: "
+    if not has_weight:
+        raise ValueError(
+            f"{nothing}there is no weight but the score model's own, so it returned NaN or "
+            "infinite values wherever the particles are. Check the network and its `prediction`."
+        )
     if corrector is None:
         raise ValueError(
             f"{nothing}the weight is zero or not a number wherever the particles end. Check the "
@@ -140,6 +152,20 @@ def check_some_weight(runs: Particles, corrector: Any) -> None:
         "a guidance that needs no gradient, such as sp.guidance.RandomNumbers() or LimitState, or "
         "smooth the weight; if it should be zero nowhere, check the model for NaN."
     )
+
+
+def warn_of_few_ancestors(result: SMCResult) -> None:
+    """Warn where the evidence and its error rest on few particles of the start."""
+    num_runs, size = len(result.trace.ess), len(result.log_weight)
+    if result.num_ancestors < _FEW_ANCESTORS * size:
+        warnings.warn(
+            f"Only {result.num_ancestors} of {size} particles of the start have descendants: the "
+            "evidence and its error are unreliable, however many particles are effective at the "
+            "end. Take more steps, another corrector or `num_level_pilots`, and compare "
+            + ("runs (`num_runs`)." if num_runs == 1 else "the runs."),
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def pooled(

@@ -27,6 +27,12 @@ _EXACT_LAPLACIAN_LIMIT = 10
 _NUM_PILOT_STEPS = 100
 
 
+def shared_out(num_particles: int, num_choices: int, moves: Moves | None) -> int:
+    """Particles of each choice: at least two, and whole chains if these are kept whole."""
+    chain = moves.num_steps + 1 if moves is not None and moves.waste_free else 1
+    return max(num_particles // num_choices // chain * chain, chain, 2)
+
+
 class Settings(NamedTuple):
     """How to run; as the arguments of `ScoreSMC`."""
 
@@ -72,9 +78,9 @@ def run_guided(
     """Run guided paths once."""
     key_fit, key_noise, key_pilots, key_run = jax.random.split(key, 4)
     size = event_size(target, ordinary)
-    clean = _pilots(key_fit, ordinary.draw(key_fit), target, settings.num_pilots)
+    clean = pilots(key_fit, ordinary.draw(key_fit), target, settings.num_pilots)
 
-    def run(key: Array, ladder: Array, count: int) -> Particles:
+    def run(key: Array, ladder: Array, count: int, moves: Moves | None) -> Particles:
         reference = measure_reference(key_noise, clean, led(target), ladder)
         key_latents, key_paths, key_moves = jax.random.split(key, 3)
         starts = jax.vmap(ordinary.draw)(jax.random.split(key_latents, count))
@@ -95,7 +101,7 @@ def run_corrected(
     """Run a corrector once."""
     key_fit, key_pilots, key_run = jax.random.split(key, 3)
     size = event_size(target, ordinary)
-    clean = _pilots(key_fit, ordinary.draw(key_fit), target, settings.num_pilots)
+    clean = pilots(key_fit, ordinary.draw(key_fit), target, settings.num_pilots)
     # The tilt is the weight without the ordinary latents' prior, which they are drawn from.
     tilted = Target(
         target.score_models,
@@ -105,14 +111,14 @@ def run_corrected(
     corrector = settings.corrector
     assert corrector is not None
 
-    def run(key: Array, ladder: Array, count: int) -> Particles:
+    def run(key: Array, ladder: Array, count: int, moves: Moves | None) -> Particles:
         key_latents, key_paths, key_moves = jax.random.split(key, 3)
         starts = jax.vmap(ordinary.draw)(jax.random.split(key_latents, count))
         latents = {n: v for n, v in starts.items() if n not in target.score_models}
         found = corrected(
             jax.random.split(key_paths, count), latents, tilted, ladder, data_scale(clean),
             corrector, num_probes=settings.probes_for(size),
-            resampling=settings.resampling or ANY_LEVEL, moves=settings.moves,
+            resampling=settings.resampling or ANY_LEVEL, moves=moves,
         )  # fmt: skip
         return _move_latents(key_moves, found, target, settings)
 
@@ -123,19 +129,19 @@ def run_corrected(
 def _respaced_and_run(
     key_pilots: Array,
     key_run: Array,
-    run: Callable[[Array, Array, int], Particles],
+    run: Callable[[Array, Array, int, Moves | None], Particles],
     ladder: Array,
     settings: Settings,
 ) -> Particles:
     """Run on a ladder, moved by a pilot run that enters no estimate and is frozen then."""
     if settings.num_level_pilots:
-        pilot = run(key_pilots, ladder, settings.num_level_pilots)
+        pilot = run(key_pilots, ladder, settings.num_level_pilots, None)
         ladder = respaced(ladder, pilot.trace.step_variance)
-    return run(key_run, ladder, settings.num_particles)
+    return run(key_run, ladder, settings.num_particles, settings.moves)
 
 
-def _pilots(key: Array, position: Position, target: Target, count: int) -> Position:
-    """Draws of the leading process, of all choices of mixtures alike, for the data's scale."""
+def pilots(key: Array, position: Position, target: Target, count: int) -> Position:
+    """Return draws of the leading process, of all choices alike, for the data's scale."""
     picks = all_picks(target.score_models)
     keys = [key] if len(picks) == 1 else jax.random.split(key, len(picks))
     drawn = [
@@ -160,7 +166,7 @@ def _move_latents(key: Array, found: Particles, target: Target, settings: Settin
 
 
 def num_score_evaluations(target: Target, size: int, settings: Settings) -> int:
-    """Network evaluations of one particle of a run."""
+    """Network evaluations of one particle of a run, of all score sites; a plate counts as one."""
     models, laplacian = _num_models(target), _laplacian_cost(size, settings)
     if settings.corrector is not None:
         return settings.num_steps * models * laplacian
@@ -183,7 +189,7 @@ def renewal_evaluations(target: Target, size: int, settings: Settings) -> int:
 
 
 def _num_models(target: Target) -> int:
-    return max(num_members(model) for model in target.score_models.values())
+    return sum(num_members(model) for model in target.score_models.values())
 
 
 def _laplacian_cost(size: int, settings: Settings) -> int:

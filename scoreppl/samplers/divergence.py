@@ -113,8 +113,9 @@ def alternating_signs(signs: Array, index: Array, num_probes: int) -> Array:
     """Return probes of the `index`-th level, shape ``(num_probes, d)``.
 
     A particle's signs times rows of a Hadamard matrix, one after another: each probe alone is as
-    good as random signs, and the errors of d in a row cancel as far as the Jacobian has not
-    changed, since their outer products add up to a multiple of the identity.
+    good as random signs, and the errors of as many in a row as d, rounded up to a power of two,
+    cancel as far as the Jacobian has not changed: their outer products add up to a multiple of
+    the identity.
     """
     order = 2 ** math.ceil(math.log2(max(signs.size, 1)))
     rows = (index * num_probes + jnp.arange(num_probes)) % order

@@ -10,8 +10,8 @@ levels
 
 along any path u. With Ito's reading of a diffusion of noise s the Laplacian cancels; the integral
 over the path as it lies, by the trapezoid rule, has no noise of its own, and scores and traces are
-there already. Its error halves with twice the levels. What is known is the difference to the start,
-where models are wide Gaussians.
+there already. With exact traces its error halves with twice the levels; those of probes add noise.
+What is known is the difference to the start, where models are wide Gaussians.
 """
 
 from typing import NamedTuple

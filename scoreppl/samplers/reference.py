@@ -160,7 +160,9 @@ def _components(errors: Position, rank: int) -> tuple[Array, Array]:
 def fit_ladder(clean: Position, target: Target, num_levels: int) -> Array:
     """Return an angle ladder for draws of the prior, inside what the schedules reach."""
     models = target.score_models.items()
-    first = [model.noise.log_snr(jnp.ones(())) for _, model in models]
+    first = [
+        getattr(model, "first_log_snr", model.noise.log_snr(jnp.ones(()))) for _, model in models
+    ]
     last = [model.noise.log_snr(target.floors[name]) for name, model in models]
     return angle_ladder(
         num_levels, data_scale(clean), jnp.max(jnp.stack(first)), jnp.min(jnp.stack(last))

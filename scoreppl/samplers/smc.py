@@ -249,7 +249,7 @@ def _resampled(
     """Resample and move; return whom each particle comes from, the particles, and the rest."""
     size, key = len(share), jax.random.fold_in(keys[0], 0)
     copies = 1 if moves is None or not moves.waste_free else moves.num_steps + 1
-    chosen = resampling.scheme(key, share, size // copies)
+    chosen = resampling.scheme(key, share, size // copies).astype(jnp.arange(0).dtype)
     particles, seen = jax.tree.map(lambda v: v[chosen], (particles, seen))
     if moves is None:
         return chosen, particles, seen, jnp.full((), jnp.nan)

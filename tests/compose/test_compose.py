@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import scoreppl as sp
+from scoreppl.compose import Composition
 from tests.compose.laws import FIRST, LAWS, SECOND, mixture
 
+KEY, X = jax.random.key(0), jnp.zeros(1)
 COMPOSED = [name for name, law in LAWS.items() if law.log_weight is None]
 
 
@@ -75,6 +77,20 @@ def test_a_mixture_is_one_at_every_level():
         assert abs(difference) < 4.5 * error + 2e-3
 
 
+def test_mixtures_of_mixtures_are_flat():
+    inner = sp.mixture([FIRST, SECOND], jnp.log(jnp.array([0.25, 0.75])))
+    nested = sp.mixture([inner, FIRST], jnp.log(jnp.array([0.4, 0.6])))
+    assert nested.models == (FIRST, SECOND, FIRST)
+    np.testing.assert_allclose(jnp.exp(nested.log_weights), [0.1, 0.3, 0.6], rtol=1e-5)
+
+
+def test_a_composition_reaches_as_far_as_its_shortest_schedule():
+    short = mixture([-0.5, 1.5], [0.6, 0.9], [0.4, 0.6], sp.noise.VE(0.002, 3.0))
+    for models in ((FIRST, short), (short, FIRST)):
+        found = sp.product(*models).first_log_snr
+        np.testing.assert_allclose(found, -2 * np.log(3.0), rtol=1e-4)
+
+
 def test_a_plain_reverse_diffusion_is_not_the_composition():
     """What the page says of `sample`, seen: the modes of a sharpened law keep their old masses."""
     law = LAWS["sharpened"]
@@ -107,14 +123,23 @@ class NoDensity:
         (lambda: sp.product(), "`models` is empty"),
         (lambda: sp.product(FIRST, 3.0), "holds a float"),
         (lambda: sp.product(FIRST, NoDensity()), "different event shapes"),
-        (lambda: sp.temper(FIRST, 0.0), "positive sum"),
-        (lambda: sp.temper(FIRST, -1.0), "positive sum"),
-        (lambda: sp.temper(FIRST, np.nan), "finite"),
-        (lambda: sp.negate(FIRST, SECOND, 1.0), "positive sum"),
+        (lambda: sp.temper(FIRST, 0.0), "`beta=0.0` must be positive"),
+        (lambda: sp.temper(FIRST, -1.0), "`beta=-1.0`"),
+        (lambda: sp.temper(FIRST, np.nan), "`beta=nan`"),
+        (lambda: sp.temper(FIRST, "2"), "must be one number"),
+        (lambda: sp.temper(FIRST, [2.0]), "must be one number"),
+        (lambda: sp.negate(FIRST, SECOND, -0.5), "`strength=-0.5`"),
+        (lambda: sp.mixture(FIRST, SECOND), "give a list"),
+        (lambda: sp.mixture([FIRST, SECOND], [0.0, np.nan]), "numbers or -inf"),
+        (lambda: sp.mixture([sp.temper(FIRST, 2.0), SECOND]).sample(KEY), "Use sp.ScoreSMC"),
+        (lambda: sp.mixture([sp.temper(FIRST, 2.0), SECOND]).score(X, 0.5), "every noise level"),
+        (lambda: sp.negate(FIRST, SECOND, 1.0), "`strength=1.0`"),
+        (lambda: Composition([FIRST, SECOND], [1.0, -1.0]), "positive sum"),
+        (lambda: Composition([FIRST, SECOND], [1.0, np.inf]), "must be finite"),
         (lambda: sp.geometric_average([FIRST, SECOND], [0.5, 0.6]), "have the sum 1.1"),
         (lambda: sp.geometric_average([FIRST, SECOND], [1.0]), "shape (1,)"),
         (lambda: sp.mixture([FIRST, SECOND], [0.0]), "`log_weights` has shape (1,)"),
-        (lambda: sp.mixture([FIRST, SECOND], [-np.inf, -np.inf]), "a finite number"),
+        (lambda: sp.mixture([FIRST, SECOND], [-np.inf, -np.inf]), "one of them finite"),
         (
             lambda: sp.mixture([FIRST, mixture([0.0], [1.0], [1.0], sp.noise.VPCosine())]),
             "share one noise schedule",

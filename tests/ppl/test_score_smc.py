@@ -227,7 +227,6 @@ def two_sites(y):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({}, "Give either `model`"),
         ({"model": plain, "score_model": FIRST}, "not both"),
         ({"model": plain, "log_weight": reward}, "`log_weight` goes with `score_model=`"),
         ({"score_model": 3.0}, "`score_model` of type float"),
