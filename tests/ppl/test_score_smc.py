@@ -66,6 +66,8 @@ def slow(*values, **options):
     return pytest.param(*values, marks=pytest.mark.slow, **options)
 
 
+# Some leave hardly an ancestor, as users are warned.
+@pytest.mark.filterwarnings("ignore:Only .* particles of the start:UserWarning")
 @pytest.mark.parametrize(
     "rate",
     [
