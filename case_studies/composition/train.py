@@ -19,6 +19,7 @@ from jax import Array
 import scoreppl as sp
 from case_studies.composition import problem
 from case_studies.composition.network import FOLDER, NUM_OUTPUTS, as_network, initial
+from training.descend import descend
 
 NUM_STEPS, BATCH, LEARNING_RATE = 40_000, 512, 2e-3
 LAWS = {"ring": problem.ring, "bar": problem.bar}
@@ -51,13 +52,7 @@ def train(
         x, t, noise = noised(key, law, BATCH)
         return jnp.mean((predicted_noise(as_network(params, prediction), x, t) - noise) ** 2)
 
-    def step(carry: tuple, key: Array) -> tuple[tuple, None]:
-        params, state = carry
-        updates, state = optimiser.update(jax.grad(loss)(params, key), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    start = (params, optimiser.init(params))
-    return jax.lax.scan(step, start, jax.random.split(key_loop, num_steps))[0][0]
+    return descend(loss, params, optimiser, jax.random.split(key_loop, num_steps))
 
 
 def excess_errors(network: sp.ScoreNetwork, law: sp.analytic.GaussianMixture) -> list[str]:

@@ -83,7 +83,7 @@ def _log_composed(problem: Problem, x: jax.Array) -> jax.Array:
     composition = problem.compose(ring(), bar())
 
     def value(x: jax.Array) -> jax.Array:
-        return composition.log_prob(x, None)  # type: ignore[arg-type]
+        return composition.log_prob(x, None)
 
     return jax.lax.map(value, x, batch_size=4096)
 

@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from scoreppl.noise import VPCosine
+from training.descend import descend
 
 NOISE = VPCosine()
 _FREQUENCIES = 2.0 ** jnp.arange(-2, 3)
@@ -54,10 +55,4 @@ def train(key: Array, events: Array, num_steps: int = 4_000, batch: int = 256) -
         )
         return jnp.mean((found - (alpha * noise - sigma * x)) ** 2)
 
-    def step(carry: tuple, key: Array) -> tuple[tuple, None]:
-        params, state = carry
-        updates, state = optimiser.update(jax.grad(loss)(params, key), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    start = (params, optimiser.init(params))
-    return jax.lax.scan(step, start, jax.random.split(key_loop, num_steps))[0][0]
+    return descend(loss, params, optimiser, jax.random.split(key_loop, num_steps))

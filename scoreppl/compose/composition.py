@@ -112,7 +112,7 @@ class Composition:
                 "line integrals of sp.mcmc need none."
             )
         if t is None:
-            values = [model.log_prob(x, None) for model in self.models]  # type: ignore[arg-type]
+            values = [model.log_prob(x, None) for model in self.models]
         else:
             values = [
                 model.log_prob(model.noise(time)[0] * u, time)

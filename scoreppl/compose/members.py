@@ -37,8 +37,16 @@ def members(factor: ScoreModel) -> tuple[ScoreModel, ...]:
 
     A mixture with densities knows its own score.
     """
-    is_open = isinstance(factor, Mixture) and not factor.has_log_density
-    return factor.models if is_open else (factor,)  # type: ignore[union-attr]
+    if isinstance(factor, Mixture) and not factor.has_log_density:
+        return factor.models
+    return (factor,)
+
+
+def member_log_weights(factor: ScoreModel) -> Array:
+    """Return the log weights of `members`, zero for a factor that is its own."""
+    if isinstance(factor, Mixture) and not factor.has_log_density:
+        return factor.log_weights
+    return jnp.zeros(1)
 
 
 def num_members(model: ScoreModel) -> int:
@@ -103,10 +111,8 @@ def choose(models: Mapping[str, ScoreModel], picks: Mapping[str, Picks]) -> Choi
             continue
         found: list[ScoreModel] = []
         for factor, pick in zip(factors(model), picks[name], strict=True):
-            inside = members(factor)
-            found.append(factor if pick is None else inside[pick])
-            if len(inside) > 1 and pick is not None:
-                total += factor.log_weights[pick]  # type: ignore[attr-defined]
+            found.append(factor if pick is None else members(factor)[pick])
+            total += 0.0 if pick is None else member_log_weights(factor)[pick]
         is_composed = isinstance(model, Composition)
         chosen[name] = Composition(found, exponents(model)) if is_composed else found[0]
     return Choice(total, chosen)

@@ -136,7 +136,7 @@ class Mixture:
                 "these have one at every noise level. Draw with `sample`, or use sp.ScoreSMC, "
                 "which needs no ratios."
             )
-        values = [model.log_prob(x, t) for model in self.models]  # type: ignore[arg-type]
+        values = [model.log_prob(x, t) for model in self.models]
         return self.log_weights + jnp.stack(values)
 
 

@@ -267,7 +267,8 @@ class ScoreSMC:
                     f"A corrector takes one score site without plates, and the model has {names}; "
                     "leave `corrector` out, and guided paths weigh every composed site."
                 )
-            check_reach(self._settings.corrector, target, z)
+            if self._has_weight:
+                check_reach(self._settings.corrector, target, z)
             return
         guidance = self._settings.guidance_for(event_size(target, ordinary))
         if not getattr(guidance, "needs_gradient", False):

@@ -19,7 +19,6 @@ from scoreppl.samplers.correctors import ANY_LEVEL, corrected
 from scoreppl.samplers.guided import Particles, guide
 from scoreppl.samplers.reference import data_scale, draw_prior, fit_ladder, measure_reference
 from scoreppl.samplers.smc import Moves, Resampling, respaced
-from scoreppl.score import ScoreModel
 from scoreppl.target import Position, Target
 
 # Up to this size Laplacians are exact unless asked otherwise.
@@ -171,7 +170,7 @@ def num_score_evaluations(target: Target, size: int, settings: Settings) -> int:
     if settings.corrector is not None:
         return settings.num_steps * models * laplacian
     cost = getattr(settings.guidance_for(size), "num_score_evaluations", None)
-    is_composed = any(_is_composed(model) for model in target.score_models.values())
+    is_composed = any(isinstance(model, Composition) for model in target.score_models.values())
     each = (1 if cost is None else cost(size)) + (laplacian if is_composed else 0)
     return settings.num_steps * models * each
 
@@ -195,7 +194,3 @@ def _num_models(target: Target) -> int:
 def _laplacian_cost(size: int, settings: Settings) -> int:
     probes = settings.probes_for(size)
     return 2 * (size if probes is None else probes)
-
-
-def _is_composed(model: ScoreModel) -> bool:
-    return isinstance(model, Composition)

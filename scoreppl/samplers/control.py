@@ -171,8 +171,7 @@ class EnergyControl:
     potentials :math:`A = \sum_i \theta_i a_i` solves
     :math:`\sum_j E[\nabla a_i \cdot \nabla a_j] \theta_j = E[g a_i]`. The basis is the log density
     of the prior, which is followed along the particles' paths, and half the squared distance from
-    their mean. Only first derivatives are averaged, so with few particles in many dimensions its
-    coefficients are less noisy than those of `VarianceControl`.
+    their mean.
 
     Attributes
     ----------

@@ -4,6 +4,7 @@ Denoisers come with the trace of their Jacobian, exact or estimated, by shared f
 """
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from scoreppl.compose import Composition
-from scoreppl.compose.members import factors, members
+from scoreppl.compose.members import factors, member_log_weights, members
 from scoreppl.score import ScoreModel
 
 
@@ -87,16 +88,9 @@ def combined(model: ScoreModel, found: Parts, variance: Array, log_densities: Ar
     Parts
         One entry a factor.
     """
-    denoised, traces, begin = [], [], 0
-    for factor in factors(model):
-        count = len(members(factor))
-        here = slice(begin, begin + count)
-        begin += count
-        if count == 1:
-            denoised.append(found.denoised[here][0])
-            traces.append(found.traces[here][0])
-            continue
-        share = jax.nn.softmax(factor.log_weights + log_densities[here])  # type: ignore[union-attr]
+    denoised, traces = [], []
+    for factor, here in _by_factor(model):
+        share = jax.nn.softmax(member_log_weights(factor) + log_densities[here])
         average = share @ found.denoised[here]
         apart = jnp.sum((found.denoised[here] - average) ** 2, 1) / variance
         denoised.append(average)
@@ -106,14 +100,20 @@ def combined(model: ScoreModel, found: Parts, variance: Array, log_densities: Ar
 
 def factor_log_densities(model: ScoreModel, log_densities: Array) -> Array:
     """Return the log densities of the factors from those of their members."""
-    values, begin = [], 0
-    for factor in factors(model):
-        count = len(members(factor))
-        here = log_densities[begin : begin + count]
-        begin += count
-        is_one = count == 1
-        values.append(here[0] if is_one else logsumexp(factor.log_weights + here))  # type: ignore[union-attr]
-    return jnp.stack(values)
+    return jnp.stack(
+        [
+            logsumexp(member_log_weights(factor) + log_densities[here])
+            for factor, here in _by_factor(model)
+        ]
+    )
+
+
+def _by_factor(model: ScoreModel) -> list[tuple[ScoreModel, slice]]:
+    """Return each factor with the place of its members among all."""
+    counts = [len(members(factor)) for factor in factors(model)]
+    ends = list(accumulate(counts))
+    places = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    return list(zip(factors(model), places, strict=True))
 
 
 def _along(fn: Callable[[Array], Array], u: Array, directions: Array) -> tuple[Array, Array]:

@@ -51,8 +51,11 @@ class ScoreModel(Protocol):
         """Return E[x_0 | x_t = x], of the shape of one event."""
         ...
 
-    def log_prob(self, x: ArrayLike, t: ArrayLike) -> Array:
-        """Return log p_t(x) up to a constant; only if `has_log_density`."""
+    def log_prob(self, x: ArrayLike, t: ArrayLike | None = None) -> Array:
+        """Return log p_t(x) up to a constant; only if `has_log_density`.
+
+        Without `t` at data, or as near to it as the model comes.
+        """
         ...
 
     def sample(

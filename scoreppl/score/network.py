@@ -107,8 +107,8 @@ class ScoreNetwork:
             return to_denoised("score", jax.grad(self._apply)(x, t), x, t, self.noise)
         return to_denoised(self.prediction, self._apply(x, t), x, t, self.noise, self.sigma_data)
 
-    def log_prob(self, x: ArrayLike, t: ArrayLike) -> Array:
-        """Return log p_t(x) up to a constant, a scalar.
+    def log_prob(self, x: ArrayLike, t: ArrayLike | None = None) -> Array:
+        """Return log p_t(x) up to a constant, a scalar; without `t` at `min_time`.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class ScoreNetwork:
                 f"`log_prob` needs a network with prediction='energy'; this one predicts "
                 f"{self.prediction!r} and has no density. Use a line integral of its score."
             )
-        return self._apply(*self._inputs(x, t))
+        return self._apply(*self._inputs(x, self.min_time if t is None else t))
 
     def sample(
         self,

@@ -131,6 +131,21 @@ def test_lineages_give_the_variance(name):
     assert np.all(lineage >= 0)
 
 
+@pytest.mark.parametrize("name", ["systematic", "never"])
+def test_the_variance_of_each_step_is_its_own(name):
+    """Whether a level resampled or not: what was resampled away is no part of the next step."""
+    trace = jax.jit(lambda key: evidence(key, CHAIN, ALWAYS[name], size=20_000)[2])(
+        jax.random.key(5)
+    ).trace
+    exact, variance = [], 1.0
+    for _ in range(NUM_LEVELS):
+        exact.append(TILT**2 * variance)
+        # Weighted by exp(TILT x) a Gaussian is shifted, and keeps its variance.
+        variance = DECAY**2 * variance + 1.0
+    # Of 20,000 particles a variance is known to 1 %; copies make it a few times that.
+    np.testing.assert_allclose(trace.step_variance, exact, rtol=0.1)
+
+
 @pytest.mark.parametrize("scheme", [ssp, systematic])
 def test_copies_are_the_expected_number_up_or_down(scheme):
     weights = np.random.default_rng(0).dirichlet(np.full(37, 0.3))
