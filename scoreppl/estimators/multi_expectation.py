@@ -85,6 +85,15 @@ class _Sample(NamedTuple):
     values: np.ndarray
 
 
+class _Pool(NamedTuple):
+    points: np.ndarray
+    log_density: np.ndarray
+    log_drawn: np.ndarray
+    values: np.ndarray
+    terms: np.ndarray
+    importance: np.ndarray
+
+
 class _Estimate(NamedTuple):
     value: np.ndarray
     covariance: np.ndarray
@@ -124,10 +133,10 @@ def multi_expectation(
     nothing. Rare events of which the first batch holds no draw are not found.
 
     **Under a score prior**, expectations of x = T(z), z ~ N(0, I), with T the reverse diffusion by
-    a deterministic solver, are expectations under N(0, I): use ``flow = scoreppl.score.flow(model,
-    ...)``, ``functions = lambda z: phi(flow(z))``, and leave out `log_density`. The estimates are
-    then exact for the law that this discretised flow defines; how far it is from the network's
-    own law is the solver's matter.
+    a deterministic solver, are expectations under N(0, I): take
+    ``flow = scoreppl.score.flow_map(model)``, let `functions` give phi(flow(z)), and leave out
+    `log_density`. What is estimated, without bias, is then the expectation under the law that the
+    discretised flow defines; how far that is from the network's own law is the solver's matter.
 
     Parameters
     ----------
@@ -192,20 +201,17 @@ def multi_expectation(
 
     best = MixtureProposal.of_reference(size)
     proposals, samples = [best], [sample(keys[0], best, batch)]
-    lowest = np.inf
+    pool = _pool(samples, proposals)
     while len(samples) < _MAX_ADAPTATION:
-        proposal, importance = _adapt(rng, samples, proposals, parts, least_reference)
-        if len(proposals) == 1:
-            lowest = _total_variance(samples[0], best, importance)
-        proposal = proposal.kept(batch)
+        proposal = _adapt(rng, pool, parts, least_reference).kept(batch)
         proposals.append(proposal)
         samples.append(sample(keys[len(samples)], proposal, batch))
-        total = _total_variance(samples[-1], proposal, importance)
+        pool = _pool(samples, proposals)
         left = num_draws - len(samples) * batch
-        stops = total / left >= lowest / (left + batch)
-        if total < lowest:
-            best, lowest = proposal, total
-        if stops:
+        before, after = _total_variance(pool, best), _total_variance(pool, proposal)
+        if after < before:
+            best = proposal
+        if after / left >= before / (left + batch):
             break
     spent = len(samples) * batch
     rest = (num_draws - spent) // FOLDS * FOLDS
@@ -270,40 +276,54 @@ def _evaluate(functions, density, points: np.ndarray, chunk: int) -> tuple[np.nd
     return values, logs
 
 
-def _adapt(
-    rng: np.random.Generator,
-    samples: list[_Sample],
-    proposals: list[MixtureProposal],
-    parts: int,
-    least_reference: float,
-) -> tuple[MixtureProposal, np.ndarray]:
-    """Return the mixture fitted to all draws so far, and the weights of the variances."""
+def _pool(samples: list[_Sample], proposals: list[MixtureProposal]) -> _Pool:
+    """Take all draws as draws of the mixture of the laws that they come from."""
     points = np.concatenate([sample.points for sample in samples])
-    values = np.concatenate([sample.values for sample in samples])
     logs = np.concatenate([sample.log_density for sample in samples])
-    counts = [len(sample.points) for sample in samples]
+    values = np.concatenate([sample.values for sample in samples])
     each = np.stack([proposal.log_density(points, logs) for proposal in proposals], -1)
-    log_drawn = logsumexp(each, axis=1, b=np.array(counts) / len(points))
-    log_weight = logs - log_drawn
-    _, prior = moments(points, np.exp(log_weight), np.eye(points.shape[1]))
+    log_drawn = logsumexp(each, axis=1) - np.log(len(samples))  # batches of one size
+    terms = values * np.exp(logs - log_drawn)[:, None]
+    scale = np.mean(np.abs(terms), 0)
+    importance = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1.0) ** 2, 0.0)
+    return _Pool(points, logs, log_drawn, values, terms, importance)
+
+
+def _adapt(
+    rng: np.random.Generator, pool: _Pool, parts: int, least_reference: float
+) -> MixtureProposal:
+    """Return the mixture fitted to all draws so far."""
+    size = pool.points.shape[1]
+    log_weight = pool.log_density - pool.log_drawn
+    _, prior = moments(pool.points, np.exp(log_weight), np.eye(size))
     fitted: list[tuple[np.ndarray, np.ndarray]] = []
-    for signed in (values, -values):
+    for signed in (pool.values, -pool.values):
         for column in signed.T:
             with np.errstate(divide="ignore"):
                 log_part = np.log(np.maximum(column, 0.0)) + log_weight
-            fitted += fit_gaussians(rng, points, log_part, prior, parts)
-    size = points.shape[1]
+            fitted += fit_gaussians(rng, pool.points, log_part, prior, parts)
     mixture = MixtureProposal(
         np.ones(len(fitted) + 1),
         np.array([mean for mean, _ in fitted]).reshape(-1, size),
         np.array([factor for _, factor in fitted]).reshape(-1, size, size),
     )
-    terms = values * np.exp(log_weight)[:, None]
-    scale = np.mean(np.abs(terms), 0)
-    importance = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1.0) ** 2, 0.0)
-    ratio = np.exp(mixture.log_components(points, logs) - log_drawn[:, None])
-    share = best_share(ratio, terms, importance, least_reference)
-    return replace(mixture, share=share), importance
+    share = best_share(_ratio(pool, mixture), pool.terms, pool.importance, least_reference)
+    return replace(mixture, share=share)
+
+
+def _ratio(pool: _Pool, proposal: MixtureProposal) -> np.ndarray:
+    logs = proposal.log_components(pool.points, pool.log_density)
+    return np.exp(logs - pool.log_drawn[:, None])
+
+
+def _total_variance(pool: _Pool, proposal: MixtureProposal) -> float:
+    """Return the weighted sum of the variances that a draw of the proposal would have."""
+    ratio = _ratio(pool, proposal)
+    root = np.sqrt(ratio @ proposal.share)[:, None]
+    beta = np.linalg.lstsq(ratio / root, pool.terms / root, rcond=_CUTOFF)[0]
+    left = ((pool.terms - ratio @ beta) / root) ** 2 @ pool.importance
+    count, fitted = ratio.shape
+    return float(left.sum() / max(count - fitted, 1))
 
 
 def _estimate(sample: _Sample, proposal: MixtureProposal) -> _Estimate:
@@ -336,14 +356,6 @@ def _within(values: np.ndarray, component: np.ndarray) -> np.ndarray:
     sums = np.zeros((component.max() + 1, values.shape[1]))
     np.add.at(sums, component, values)
     return values - (sums / np.bincount(component)[:, None])[component]
-
-
-def _total_variance(
-    sample: _Sample, proposal: MixtureProposal, importance: np.ndarray
-) -> float:
-    """Return the weighted sum of the variances that a draw has."""
-    estimate = _estimate(sample, proposal)
-    return float(importance @ np.diag(estimate.covariance)) * len(sample.points)
 
 
 def _result(sample: _Sample, proposal: MixtureProposal, evaluations: int) -> MultiExpectation:
