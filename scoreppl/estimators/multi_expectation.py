@@ -37,7 +37,7 @@ from scoreppl.estimators.mixture_proposal import (
     standard_normal_points,
 )
 
-_LEAST_DRAWS = 400
+_LEAST_DRAWS = 200
 # As in the authors' program: batches of a tenth of the budget, adaptation within half of it.
 _BATCHES, _MAX_ADAPTATION = 10, 5
 _CUTOFF = 1e-9
@@ -45,7 +45,7 @@ _MAX_PARETO_K, _LEAST_TAIL = 0.7, 25
 
 
 class MultiExpectation(NamedTuple):
-    """Estimates of several expectations from one sample.
+    r"""Estimates of several expectations from one sample.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class MultiExpectation(NamedTuple):
     ess
         Effective number of the last sample's draws under p, (sum w)^2 / sum w^2 of w = p / q.
     pareto_k
-        Shape of the tail of \\|phi_j\\| p / q, shape ``(J,)``; above 0.7 neither the estimate nor
+        Shape of the tail of \|phi_j\| p / q, shape ``(J,)``; above 0.7 neither the estimate nor
         its error is reliable. Infinite if too few draws have a value other than zero.
     num_evaluations
         How many points the functions were evaluated at, in all.
@@ -154,7 +154,7 @@ def multi_expectation(
     size
         Number of coordinates of a point.
     num_draws
-        The whole budget: how many points the functions are evaluated at, at most; at least 400.
+        The whole budget: how many points the functions are evaluated at, at most; at least 200.
     components_per_function
         How many Gaussians for each part of each function.
     least_reference
