@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def index_names(model: Model) -> list[str]:
 
 def indices(model: Model, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Turn expectations into indices and moments; also return the Jacobian, for their errors."""
-    count = 2 * len(model.groups)
+    count = model.num_parts
     mean, square = value[count], value[count + 1]
     variance = square - mean**2
     found, slope = np.array(value, np.float64), np.eye(len(value))
@@ -52,12 +52,12 @@ def indices(model: Model, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _batch(function: Callable[[Array], Array], points: Array) -> Array:
+def _batch(function: Callable[[Array], Any], points: Array) -> Any:
     return jax.vmap(function)(points)
 
 
-def evaluate(function: Callable[[Array], Array], points: np.ndarray) -> list[np.ndarray]:
-    """Evaluate at many points, in chunks of one shape; return the chunks' results."""
+def evaluate(function: Callable[[Array], Any], points: np.ndarray) -> Any:
+    """Evaluate at many points, in chunks of one shape."""
     rows = np.asarray(points, np.float32)
     padded = np.concatenate([rows, np.repeat(rows[:1], -len(rows) % CHUNK, 0)])
     chunks = padded.reshape(-1, CHUNK, rows.shape[1])
@@ -71,7 +71,7 @@ def at_once(model: Model, seed: int, num_points: int) -> Found:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the largest Pareto k is reported
         found = multi_expectation(
-            jax.random.key(seed), model.expectations, size=2 * model.size, num_draws=num_points
+            jax.random.key(seed), model.expectations, size=model.point_size, num_draws=num_points
         )
     value, slope = indices(model, found.value)
     error = np.sqrt(np.diag(slope @ found.covariance @ slope.T))
@@ -82,8 +82,8 @@ def at_once(model: Model, seed: int, num_points: int) -> Found:
 
 
 @cache
-def _single(model: Model, index: int) -> Callable[[Array], Array]:
-    return lambda point: model.expectations(point)[index : index + 1]
+def _single(model: Model, index: int) -> tuple[Callable[[Array], Array], int]:
+    return model.single(index)  # always the same function, so that it is compiled once
 
 
 def one_by_one(model: Model, seed: int, num_points: int) -> Found:
@@ -94,11 +94,8 @@ def one_by_one(model: Model, seed: int, num_points: int) -> Found:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         for index, (key, each) in enumerate(zip(keys, model.costs, strict=True)):
-            found.append(
-                multi_expectation(
-                    key, _single(model, index), size=2 * model.size, num_draws=budget // each
-                )
-            )
+            function, size = _single(model, index)
+            found.append(multi_expectation(key, function, size=size, num_draws=budget // each))
             cost += found[-1].num_evaluations * each
     value, slope = indices(model, np.array([each.value[0] for each in found]))
     covariance = np.diag([each.covariance[0, 0] for each in found])
@@ -110,7 +107,7 @@ def one_by_one(model: Model, seed: int, num_points: int) -> Found:
 def pick_freeze(model: Model, seed: int, num_points: int) -> Found:
     """Estimate all expectations from one plain sample."""
     start = time.perf_counter()
-    points = np.random.default_rng(seed).standard_normal((num_points, 2 * model.size))
+    points = np.random.default_rng(seed).standard_normal((num_points, model.point_size))
     drawn = np.asarray(evaluate(model.expectations, points))
     value, slope = indices(model, drawn.mean(0))
     error = np.sqrt(np.diag(slope @ np.cov(drawn.T) @ slope.T) / num_points)
@@ -120,17 +117,16 @@ def pick_freeze(model: Model, seed: int, num_points: int) -> Found:
 def quasi_random(model: Model, seed: int, num_points: int) -> Found:
     """Estimate by `scipy.stats.sobol_indices` from scrambled Sobol' points; no errors."""
     start = time.perf_counter()
-    uniform = qmc.Sobol(2 * model.size, rng=seed).random(num_points)
+    uniform = qmc.Sobol(model.point_size, rng=seed).random(num_points)
     points = norm.ppf(np.clip(uniform, 1e-12, 1 - 1e-7))
-    first, second, mixed = evaluate(model.outputs, points)
-    outputs = {"f_A": first[None], "f_B": second[None], "f_AB": mixed.T[:, None]}
-    found = sobol_indices(func=outputs, n=num_points)
-    both = np.concatenate([first, second])
-    value = [*found.first_order.ravel(), *found.total_order.ravel(), both.mean(), (both**2).mean()]
-    if model.threshold is not None:
-        value += [(both > model.threshold).mean(), np.maximum(both - model.threshold, 0).mean()]
-    cost, seconds = num_points * model.cost, time.perf_counter() - start
-    return Found(np.array(value), np.full(len(value), np.nan), cost, seconds)
+    value = np.asarray(evaluate(model.expectations, points)).mean(0)
+    if model.with_indices:
+        first, second, mixed = evaluate(model.outputs, points)
+        outputs = {"f_A": first[None], "f_B": second[None], "f_AB": mixed.T[:, None]}
+        found = sobol_indices(func=outputs, n=num_points)
+        value[: model.num_parts] = [*found.first_order.ravel(), *found.total_order.ravel()]
+    seconds = time.perf_counter() - start
+    return Found(value, np.full(len(value), np.nan), num_points * model.cost, seconds)
 
 
 METHODS = {

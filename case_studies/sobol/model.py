@@ -13,6 +13,7 @@ variance of f they are the first-order and total indices.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -45,6 +46,9 @@ class Model:
         neither.
     network_evaluations
         Evaluations of the denoiser in `inputs`.
+    with_indices
+        Whether the parts of the variance are estimated, too; without them one point is one set
+        of inputs.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Model:
     groups: dict[str, int]
     threshold: float | None = None
     network_evaluations: int = 0
+    with_indices: bool = True
 
     @property
     def size(self) -> int:
@@ -60,22 +65,32 @@ class Model:
         return sum(self.groups.values())
 
     @property
+    def point_size(self) -> int:
+        """How many coordinates a point of the expectations has."""
+        return (1 + self.with_indices) * self.size
+
+    @property
+    def num_parts(self) -> int:
+        """How many of the expectations are parts of the variance."""
+        return 2 * len(self.groups) if self.with_indices else 0
+
+    @property
     def names(self) -> list[str]:
         """Names of the expectations."""
         parts = [f"{letter}({group})" for letter in "VT" for group in self.groups]
         tail = ["P(tail)", "E(excess)"] if self.threshold is not None else []
-        return [*parts, "E(f)", "E(f²)", *tail]
+        return [*parts[: self.num_parts], "E(f)", "E(f²)", *tail]
 
     @property
     def costs(self) -> list[int]:
         """Return evaluations of the output that each expectation needs by itself."""
-        count = len(self.groups)
-        return [3] * count + [2] * count + [1] * (len(self.names) - 2 * count)
+        half = self.num_parts // 2
+        return [3] * half + [2] * half + [1] * (len(self.names) - 2 * half)
 
     @property
     def cost(self) -> int:
         """Evaluations of the output for all expectations together."""
-        return len(self.groups) + 2
+        return len(self.groups) + 2 if self.with_indices else 1
 
     def outputs(self, point: Array) -> tuple[Array, Array, Array]:
         """Return f(A), f(B) and all f(A_i) at a point of normal numbers, shape ``(2 * size,)``."""
@@ -86,16 +101,26 @@ class Model:
 
     def expectations(self, point: Array) -> Array:
         """Return what the expectations are of, shape ``(J,)``."""
+        if not self.with_indices:
+            return self.moments(self.output(self.inputs(point)))
         first, second, mixed = self.outputs(point)
-        both = jnp.stack([first, second])
-        found = [second * (mixed - first), 0.5 * (first - mixed) ** 2]
-        found += [both.mean()[None], (both**2).mean()[None]]
+        moments = jnp.mean(jax.vmap(self.moments)(jnp.stack([first, second])), 0)
+        return jnp.concatenate([second * (mixed - first), 0.5 * (first - mixed) ** 2, moments])
+
+    def moments(self, output: Array) -> Array:
+        """Return what moments and tail expectations are of, for one value of the output."""
+        found = [output, output**2]
         if self.threshold is not None:
-            found += [
-                jnp.mean(1.0 * (both > self.threshold))[None],
-                jnp.mean(jnp.maximum(both - self.threshold, 0.0))[None],
-            ]
-        return jnp.concatenate(found)
+            excess = output - self.threshold
+            found += [1.0 * (excess > 0), jnp.maximum(excess, 0.0)]
+        return jnp.stack(found)
+
+    def single(self, index: int) -> tuple[Callable[[Array], Array], int]:
+        """Return what one expectation is of, by itself, and how many coordinates it needs."""
+        moment = index - self.num_parts
+        if moment >= 0:
+            return lambda z: self.moments(self.output(self.inputs(z)))[moment][None], self.size
+        return lambda point: self.expectations(point)[index][None], self.point_size
 
 
 def ishigami() -> Model:
@@ -148,20 +173,21 @@ def prior() -> sp.analytic.GaussianMixture:
     )
 
 
-def score_model(num_steps: int = FLOW_STEPS) -> Model:
+def score_model(with_indices: bool = True) -> Model:
     """Return a skewed output of a point x under the score prior and two normal inputs u, v.
 
     The coordinates of x depend on each other and form one group: the indices of a group that is
     independent of the others are defined as those of a single input. They are the same in terms
     of z and of x = T(z). What a single coordinate of z explains would say nothing of x.
     """
-    flow = flow_map(prior(), num_steps=num_steps)
+    flow = flow_map(prior(), num_steps=FLOW_STEPS)
 
     def inputs(z: Array) -> Array:
         return jnp.concatenate([flow(z[:2]), z[2:]])
 
+    name = "score prior" if with_indices else "score prior, moments only"
     groups = {"x": 2, "u": 1, "v": 1}
-    return Model("score prior", inputs, skewed, groups, THRESHOLD, num_steps)
+    return Model(name, inputs, skewed, groups, THRESHOLD, FLOW_STEPS, with_indices)
 
 
 def law_model() -> Model:

@@ -90,7 +90,7 @@ def summary_rows(model: Model, runs: Runs, truth: np.ndarray) -> list[str]:
             gain = f"{value:.2f} ({low:.2f} to {high:.2f})"
         cost = np.mean([run.evaluations for run in each])
         # T(z) of both halves for f(A), f(B) and all f(A_i).
-        calls = 2 * model.network_evaluations * cost / model.cost
+        calls = (1 + model.with_indices) * model.network_evaluations * cost / model.cost
         network = f"{calls:,.0f}" if model.network_evaluations and name != "one by one" else ""
         heavy = np.array([run.largest_k for run in each])
         tails = f"{np.sum(heavy > 0.7)} of {len(each)}" if np.any(heavy > -np.inf) else ""
@@ -171,6 +171,7 @@ def main(
         (first, indices(first, ishigami_truth())[0]),
         (second, indices(second, g_function_truth())[0]),
         (third, truth),
+        (score_model(with_indices=False), truth[third.num_parts :]),
     ]
     found = [(model, run_all(model, num_points, num_seeds), value) for model, value in given]
     head = f"| model | | truth | {' | '.join(METHODS)} |\n|---|---|---|" + "---|" * len(METHODS)

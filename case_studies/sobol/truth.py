@@ -24,7 +24,7 @@ def law_truth(num_points: int) -> tuple[np.ndarray, np.ndarray]:
             halves += [x, rng.standard_normal((count, 2))]
         parts.append(np.asarray(evaluate(model.expectations, np.concatenate(halves, 1))).mean(0))
     values = np.array(parts)
-    groups = 2 * len(model.groups)
+    groups = model.num_parts
 
     def ratios(mean: np.ndarray) -> np.ndarray:
         return np.concatenate(

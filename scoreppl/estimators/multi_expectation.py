@@ -14,25 +14,31 @@ of Demange-Chryst, Bachoc and Morio (arXiv:2212.00568), who approach them by ada
 """
 
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import logsumexp
 
 from scoreppl.arguments import check_count
+from scoreppl.estimators.function_values import (
+    Function,
+    check_functions,
+    evaluate,
+    standard_normal,
+)
+from scoreppl.estimators.mixture_adaptation import (
+    CUTOFF,
+    Sample,
+    adapted,
+    pool_of,
+    total_variance,
+)
 from scoreppl.estimators.mixture_proposal import (
     FOLDS,
     MixtureProposal,
-    best_share,
-    fit_gaussians,
     host_generator,
-    moments,
+    log_mixture,
     points_of,
     standard_normal_points,
 )
@@ -40,7 +46,6 @@ from scoreppl.estimators.mixture_proposal import (
 _LEAST_DRAWS = 200
 # As in the authors' program: batches of a tenth of the budget, adaptation within half of it.
 _BATCHES, _MAX_ADAPTATION = 10, 5
-_CUTOFF = 1e-9
 _MAX_PARETO_K, _LEAST_TAIL = 0.7, 25
 
 
@@ -78,22 +83,6 @@ class MultiExpectation(NamedTuple):
     proposal: MixtureProposal
 
 
-class _Sample(NamedTuple):
-    points: np.ndarray
-    component: np.ndarray
-    log_density: np.ndarray
-    values: np.ndarray
-
-
-class _Pool(NamedTuple):
-    points: np.ndarray
-    log_density: np.ndarray
-    log_drawn: np.ndarray
-    values: np.ndarray
-    terms: np.ndarray
-    importance: np.ndarray
-
-
 class _Estimate(NamedTuple):
     value: np.ndarray
     covariance: np.ndarray
@@ -103,9 +92,9 @@ class _Estimate(NamedTuple):
 
 def multi_expectation(
     key: Array,
-    functions: Callable[[Array], Array],
-    log_density: Callable[[Array], Array] | None = None,
-    draw: Callable[[Array], Array] | None = None,
+    functions: Function,
+    log_density: Function | None = None,
+    draw: Function | None = None,
     *,
     size: int,
     num_draws: int,
@@ -186,29 +175,29 @@ def multi_expectation(
             "`log_density` and `draw` belong together: the first sample is drawn from p. Without "
             "both, p is the standard normal law."
         )
-    density = _standard_normal if log_density is None else log_density
-    _check_functions(functions, density, draw, size)
+    density = standard_normal if log_density is None else log_density
+    check_functions(functions, density, draw, size)
     points_of_p = standard_normal_points(size) if draw is None else points_of(draw)
 
     batch = num_draws // _BATCHES // FOLDS * FOLDS
     key_fit, *keys = jax.random.split(key, _MAX_ADAPTATION + 2)
     rng = host_generator(key_fit)
 
-    def sample(key: Array, proposal: MixtureProposal, count: int) -> _Sample:
+    def sample(key: Array, proposal: MixtureProposal, count: int) -> Sample:
         points, component = proposal.sample(key, count, points_of_p)
-        values, logs = _evaluate(functions, density, points, batch)
-        return _Sample(points, component, logs, values)
+        values, logs = evaluate(functions, density, points, batch)
+        return Sample(points, component, logs, values)
 
     best = MixtureProposal.of_reference(size)
     proposals, samples = [best], [sample(keys[0], best, batch)]
-    pool = _pool(samples, proposals)
+    pool = pool_of(samples, proposals)
     while len(samples) < _MAX_ADAPTATION:
-        proposal = _adapt(rng, pool, parts, least_reference).kept(batch)
+        proposal = adapted(rng, pool, parts, least_reference).kept(batch)
         proposals.append(proposal)
         samples.append(sample(keys[len(samples)], proposal, batch))
-        pool = _pool(samples, proposals)
+        pool = pool_of(samples, proposals)
         left = num_draws - len(samples) * batch
-        before, after = _total_variance(pool, best), _total_variance(pool, proposal)
+        before, after = total_variance(pool, best), total_variance(pool, proposal)
         if after < before:
             best = proposal
         if after / left >= before / (left + batch):
@@ -220,117 +209,11 @@ def multi_expectation(
     return _result(last, best, spent + rest)
 
 
-def _standard_normal(x: Array) -> Array:
-    return -0.5 * jnp.sum(x**2) - 0.5 * len(x) * np.log(2 * np.pi)
-
-
-def _check_functions(
-    functions: Callable[[Array], Array],
-    density: Callable[[Array], Array],
-    draw: Callable[[Array], Array] | None,
-    size: int,
-) -> None:
-    point = jax.ShapeDtypeStruct((size,), jnp.asarray(0.0).dtype)
-    if draw is not None and jax.eval_shape(draw, jax.random.key(0)).shape != (size,):
-        raise ValueError(
-            f"`draw` gives points of shape {jax.eval_shape(draw, jax.random.key(0)).shape}; "
-            f"`size={size}` needs ({size},)."
-        )
-    shape = jax.eval_shape(functions, point).shape
-    if len(shape) != 1 or shape[0] == 0:
-        raise ValueError(
-            f"`functions` gives shape {shape} for one point; it must give one vector with a value "
-            "for each function, shape (J,)."
-        )
-    shape = jax.eval_shape(density, point).shape
-    if shape != ():
-        raise ValueError(f"`log_density` gives shape {shape} for one point; it must give a scalar.")
-
-
-@partial(jax.jit, static_argnames=("functions", "density"))
-def _evaluate_chunk(functions, density, points: Array) -> tuple[Array, Array]:
-    return jax.vmap(functions)(points), jax.vmap(density)(points)
-
-
-def _evaluate(functions, density, points: np.ndarray, chunk: int) -> tuple[np.ndarray, np.ndarray]:
-    """Evaluate in chunks of one shape, so that the functions are compiled once."""
-    count = len(points)
-    padded = np.concatenate([points, np.repeat(points[:1], -count % chunk, 0)])
-    found = [
-        jax.device_get(_evaluate_chunk(functions, density, jnp.asarray(rows)))
-        for rows in padded.reshape(-1, chunk, points.shape[1])
-    ]
-    values = np.concatenate([each for each, _ in found])[:count].astype(np.float64)
-    logs = np.concatenate([each for _, each in found])[:count].astype(np.float64)
-    if np.any(np.isnan(logs)) or np.any(logs == np.inf):
-        raise ValueError("`log_density` is NaN or infinite at a draw; outside p it must be -inf.")
-    # What the functions are outside p does not matter.
-    values[logs == -np.inf] = 0.0
-    wrong = ~np.isfinite(values)
-    if np.any(wrong):
-        raise ValueError(
-            f"Function {int(np.argmax(wrong.any(0)))} of `functions` is NaN or infinite at "
-            f"{int(wrong.any(1).sum())} of {count} draws; give it a finite value wherever p is "
-            "positive."
-        )
-    return values, logs
-
-
-def _pool(samples: list[_Sample], proposals: list[MixtureProposal]) -> _Pool:
-    """Take all draws as draws of the mixture of the laws that they come from."""
-    points = np.concatenate([sample.points for sample in samples])
-    logs = np.concatenate([sample.log_density for sample in samples])
-    values = np.concatenate([sample.values for sample in samples])
-    each = np.stack([proposal.log_density(points, logs) for proposal in proposals], -1)
-    log_drawn = logsumexp(each, axis=1) - np.log(len(samples))  # batches of one size
-    terms = values * np.exp(logs - log_drawn)[:, None]
-    scale = np.mean(np.abs(terms), 0)
-    importance = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1.0) ** 2, 0.0)
-    return _Pool(points, logs, log_drawn, values, terms, importance)
-
-
-def _adapt(
-    rng: np.random.Generator, pool: _Pool, parts: int, least_reference: float
-) -> MixtureProposal:
-    """Return the mixture fitted to all draws so far."""
-    size = pool.points.shape[1]
-    log_weight = pool.log_density - pool.log_drawn
-    _, prior = moments(pool.points, np.exp(log_weight), np.eye(size))
-    fitted: list[tuple[np.ndarray, np.ndarray]] = []
-    for signed in (pool.values, -pool.values):
-        for column in signed.T:
-            with np.errstate(divide="ignore"):
-                log_part = np.log(np.maximum(column, 0.0)) + log_weight
-            fitted += fit_gaussians(rng, pool.points, log_part, prior, parts)
-    mixture = MixtureProposal(
-        np.ones(len(fitted) + 1),
-        np.array([mean for mean, _ in fitted]).reshape(-1, size),
-        np.array([factor for _, factor in fitted]).reshape(-1, size, size),
-    )
-    share = best_share(_ratio(pool, mixture), pool.terms, pool.importance, least_reference)
-    return replace(mixture, share=share)
-
-
-def _ratio(pool: _Pool, proposal: MixtureProposal) -> np.ndarray:
-    logs = proposal.log_components(pool.points, pool.log_density)
-    return np.exp(logs - pool.log_drawn[:, None])
-
-
-def _total_variance(pool: _Pool, proposal: MixtureProposal) -> float:
-    """Return the weighted sum of the variances that a draw of the proposal would have."""
-    ratio = _ratio(pool, proposal)
-    root = np.sqrt(ratio @ proposal.share)[:, None]
-    beta = np.linalg.lstsq(ratio / root, pool.terms / root, rcond=_CUTOFF)[0]
-    left = ((pool.terms - ratio @ beta) / root) ** 2 @ pool.importance
-    count, fitted = ratio.shape
-    return float(left.sum() / max(count - fitted, 1))
-
-
-def _estimate(sample: _Sample, proposal: MixtureProposal) -> _Estimate:
+def _estimate(sample: Sample, proposal: MixtureProposal) -> _Estimate:
     """Estimate from one stratified sample, with coefficients of each fold by the others."""
     count, component = len(sample.points), sample.component
     logs = proposal.log_components(sample.points, sample.log_density)
-    log_drawn = logsumexp(logs, axis=1, b=proposal.share)
+    log_drawn = log_mixture(logs, proposal.share)
     log_weight = sample.log_density - log_drawn
     terms = sample.values * np.exp(log_weight)[:, None]
     control = np.exp(logs - log_drawn[:, None]) - 1.0
@@ -342,7 +225,7 @@ def _estimate(sample: _Sample, proposal: MixtureProposal) -> _Estimate:
         beta = np.linalg.lstsq(
             _within(control[others], component[others]),
             _within(terms[others], component[others]),
-            rcond=_CUTOFF,
+            rcond=CUTOFF,
         )[0]
         left[own] = terms[own] - control[own] @ beta
     inner = _within(left, component)
@@ -358,7 +241,7 @@ def _within(values: np.ndarray, component: np.ndarray) -> np.ndarray:
     return values - (sums / np.bincount(component)[:, None])[component]
 
 
-def _result(sample: _Sample, proposal: MixtureProposal, evaluations: int) -> MultiExpectation:
+def _result(sample: Sample, proposal: MixtureProposal, evaluations: int) -> MultiExpectation:
     value, covariance, terms, log_weight = _estimate(sample, proposal)
     pareto_k = np.array([_pareto_k(column) for column in np.abs(terms).T])
     empty = np.flatnonzero(~np.any(terms != 0, 0))
@@ -379,7 +262,8 @@ def _result(sample: _Sample, proposal: MixtureProposal, evaluations: int) -> Mul
             UserWarning,
             stacklevel=3,
         )
-    ess = float(np.exp(2 * logsumexp(log_weight) - logsumexp(2 * log_weight)))
+    scaled = np.exp(log_weight - log_weight.max())
+    ess = float(scaled.sum() ** 2 / np.sum(scaled**2))
     error = np.sqrt(np.diag(covariance))
     return MultiExpectation(
         value, error, covariance, ess, pareto_k, evaluations, len(terms), proposal

@@ -12,9 +12,9 @@ from jax.typing import ArrayLike
 from scoreppl.arguments import check_count
 from scoreppl.noise import is_concrete
 from scoreppl.score.model import ScoreModel, check_solver, reverse_times
-from scoreppl.solvers import Solver, dpm_solver
+from scoreppl.solvers import Solver, unipc
 
-_DEFAULT_SOLVER = dpm_solver()
+_DEFAULT_SOLVER = unipc()
 
 
 def flow_map(
@@ -67,6 +67,6 @@ def flow_map(
     if is_concrete(first) and not np.allclose(first, second, rtol=1e-3, atol=1e-3):
         raise ValueError(
             "`solver` draws noise, so that it defines no map; use a deterministic one, such as "
-            "sp.solvers.dpm_solver()."
+            "sp.solvers.unipc()."
         )
     return partial(carried, key=keys[0])
