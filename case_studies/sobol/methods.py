@@ -51,6 +51,12 @@ def indices(model: Model, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found, slope
 
 
+def delta_method(slope: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return standard errors; NaN where an expectation whose function no draw met leaves none."""
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(np.diag(slope @ covariance @ slope.T))
+
+
 @partial(jax.jit, static_argnums=0)
 def _batch(function: Callable[[Array], Any], points: Array) -> Any:
     return jax.vmap(function)(points)
@@ -74,7 +80,7 @@ def at_once(model: Model, seed: int, num_points: int) -> Found:
             jax.random.key(seed), model.expectations, size=model.point_size, num_draws=num_points
         )
     value, slope = indices(model, found.value)
-    error = np.sqrt(np.diag(slope @ found.covariance @ slope.T))
+    error = delta_method(slope, found.covariance)
     seconds = time.perf_counter() - start
     cost = found.num_evaluations * model.cost
     kept = found.num_draws / found.num_evaluations
@@ -99,7 +105,7 @@ def one_by_one(model: Model, seed: int, num_points: int) -> Found:
             cost += found[-1].num_evaluations * each
     value, slope = indices(model, np.array([each.value[0] for each in found]))
     covariance = np.diag([each.covariance[0, 0] for each in found])
-    error = np.sqrt(np.diag(slope @ covariance @ slope.T))
+    error = delta_method(slope, covariance)
     largest = max(float(each.pareto_k[0]) for each in found)
     return Found(value, error, cost, time.perf_counter() - start, largest)
 
@@ -110,7 +116,7 @@ def pick_freeze(model: Model, seed: int, num_points: int) -> Found:
     points = np.random.default_rng(seed).standard_normal((num_points, model.point_size))
     drawn = np.asarray(evaluate(model.expectations, points))
     value, slope = indices(model, drawn.mean(0))
-    error = np.sqrt(np.diag(slope @ np.cov(drawn.T) @ slope.T) / num_points)
+    error = delta_method(slope, np.cov(drawn.T) / num_points)
     return Found(value, error, num_points * model.cost, time.perf_counter() - start)
 
 
