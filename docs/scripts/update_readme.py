@@ -14,6 +14,7 @@
     python -m case_studies.multimodal --out docs/multimodal
     python -m case_studies.annealing --out docs/tempering
     python -m case_studies.composition --out docs/composition
+    python -m case_studies.sobol --out docs/sobol
     python -m docs.scripts.update_readme
 """
 
@@ -37,6 +38,10 @@ PLACES = (
         "docs/composition/attributions.md",
     ),
     ("case_studies/composition/README.md", "particles", "docs/composition/particles.md"),
+    ("case_studies/sobol/README.md", "summary", "docs/sobol/summary.md"),
+    ("case_studies/sobol/README.md", "errors", "docs/sobol/errors.md"),
+    ("case_studies/sobol/README.md", "law", "docs/sobol/law.md"),
+    ("case_studies/sobol/README.md", "budgets", "docs/sobol/budgets.md"),
     ("case_studies/composition/README.md", "steps", "docs/composition/steps.md"),
     ("docs/solvers.md", "solvers", "docs/tables/solvers.md"),
     ("docs/diffusion_mh.md", "multimodal", "docs/multimodal/results.md"),
