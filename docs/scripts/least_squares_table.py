@@ -253,8 +253,8 @@ def main() -> None:
         *calibration(both[0]),
         "",
         f"First problem, 20,000 exact draws, {NUM_CALIBRATION} seeds: root mean square z-score of "
-        "the coefficients (1 is calibrated), and stated over actual root mean square error. –: some "
-        "fits depended on one point so much that they have neither.",
+        "the coefficients (1 is calibrated), and stated over actual root mean square error. –: "
+        "some fits depended on one point so much that they have neither.",
     ]
     OUT.write_text("\n".join(lines) + "\n")
 
