@@ -72,9 +72,9 @@ def main() -> None:
     lines += [
         "",
         f"Second moment, target 2 %, {NUM_SEEDS} seeds, in per cent of the exact value: "
-        "bias of the finest diffusion (known to four tenths of the standard error), stated standard "
-        "error, standard deviation over the seeds. Evaluations of the denoiser, without those of "
-        "256 pilots a level, and what plain draws of the finest diffusion need for the same "
+        "bias of the finest diffusion (known to four tenths of the standard error), stated "
+        "standard error, standard deviation over the seeds. Evaluations of the denoiser, without "
+        "those of 256 pilots a level, and what plain draws of the finest diffusion need for the same "
         "standard error.",
     ]
     OUT.write_text("\n".join(lines) + "\n")
