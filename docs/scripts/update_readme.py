@@ -10,7 +10,6 @@
     python -m docs.scripts.annealing_forty_table
     python -m docs.scripts.least_squares_table
     python -m docs.scripts.log_density_table
-    python -m docs.scripts.multilevel_table
     python -m docs.scripts.particle_gibbs_table
     python -m docs.scripts.solver_table
     python -m case_studies.multimodal --out docs/multimodal
@@ -29,7 +28,6 @@ PLACES = (
     ("docs/guidance.md", "guidance", "docs/tables/guidance.md"),
     ("docs/guidance.md", "guided", "docs/quickstart/guided.md"),
     ("docs/least_squares.md", "least_squares", "docs/tables/least_squares.md"),
-    ("docs/multilevel.md", "multilevel", "docs/tables/multilevel.md"),
     ("docs/smc.md", "forty_modes", "docs/tables/forty_modes.md"),
     ("docs/smc.md", "log_densities", "docs/tables/log_densities.md"),
     ("docs/smc.md", "particle_gibbs", "docs/tables/particle_gibbs.md"),
