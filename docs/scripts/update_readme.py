@@ -14,6 +14,7 @@
     python -m case_studies.multimodal --out docs/multimodal
     python -m case_studies.annealing --out docs/tempering
     python -m case_studies.composition --out docs/composition
+    python -m case_studies.portfolio_tail --out docs/portfolio_tail
     python -m docs.scripts.update_readme
 """
 
@@ -56,6 +57,10 @@ PLACES = (
     ("docs/smc.md", "tempering_forty", "docs/tempering/forty.md"),
     ("docs/smc.md", "tempering_LJ13", "docs/tempering/LJ13.md"),
     ("docs/annealing.md", "calibration", "docs/quickstart/calibration.md"),
+    *(
+        ("case_studies/portfolio_tail/README.md", part, f"docs/portfolio_tail/{part}.md")
+        for part in ("shortfall", "controls", "steps", "backtest", "fit_scaled", "fit_static")
+    ),
 )
 
 
