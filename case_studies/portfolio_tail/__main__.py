@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
-from case_studies.portfolio_tail.run import main
+from case_studies.portfolio_tail.run import PARTS, main
 
 parser = argparse.ArgumentParser(description=main.__doc__)
 parser.add_argument("--out", type=Path, default=Path("portfolio_tail_results"))
-main(parser.parse_args().out)
+parser.add_argument("--part", choices=PARTS, help="one of the two; without it, both")
+arguments = parser.parse_args()
+main(arguments.out, PARTS if arguments.part is None else (arguments.part,))

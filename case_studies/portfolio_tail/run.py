@@ -2,10 +2,10 @@
 
 ::
 
-    python -m case_studies.portfolio_tail [--out DIR]
+    python -m case_studies.portfolio_tail [--out DIR] [--part shortfall|forecasts]
 
-The back-tests and the fit need the prices (``pip install -e ".[portfolio]"``); without them the
-expected shortfall is estimated all the same.
+The second part, fit and back-tests, needs the prices (``pip install -e ".[portfolio]"``); without
+them it is left out.
 """
 
 import importlib.util
@@ -23,11 +23,12 @@ from case_studies.portfolio_tail.paths import NUM_STEPS, fit_law, plain_events
 from case_studies.portfolio_tail.portfolios import PORTFOLIOS, loss_slopes, unit
 from case_studies.portfolio_tail.shortfall import tail_risk
 
-NUM_PLAIN, NUM_RUNS, NUM_FORECAST_DRAWS = 1_000_000, 20, 100_000
+PARTS, NAMES = ("shortfall", "forecasts"), ("scaled", "static")
+NUM_PLAIN, NUM_RUNS, NUM_FORECAST_DRAWS = 1_000_000, 20, 20_000
 
 
-def estimate(out: Path, num_plain: int, num_runs: int) -> np.ndarray:
-    """Estimate the shortfall by every method; return plain events of the law."""
+def estimate(out: Path, num_plain: int, num_runs: int) -> None:
+    """Estimate the shortfall of the law of scaled returns by every method."""
     begin = time.perf_counter()
     law = fit_law(jax.random.key(0), load("scaled"))
     events = plain_events(jax.random.key(1), law, num_plain)
@@ -46,16 +47,15 @@ def estimate(out: Path, num_plain: int, num_runs: int) -> np.ndarray:
     slopes = loss_slopes("scaled", PORTFOLIOS["equal weights"])
     (out / "controls.md").write_text(study.control_table(law, events[:200_000], slopes))
     (out / "steps.md").write_text(study.steps_table(law.network, slopes))
-    return events
 
 
-def check_forecasts(out: Path, scaled: np.ndarray, num_draws: int) -> None:
+def check_forecasts(out: Path, num_draws: int) -> None:
     """Compare the networks with the days, and back-test their forecasts."""
-    returns = load_returns()
-    static = plain_events(jax.random.key(1), fit_law(jax.random.key(0), load("static")), num_draws)
-    draws = {"scaled": scaled[:num_draws], "static": static}
-    for name, events in draws.items():
-        (out / f"fit_{name}.md").write_text(fit.table(name, returns, events))
+    returns, draws = load_returns(), {}
+    for name in NAMES:
+        law = fit_law(jax.random.key(0), load(name))
+        draws[name] = plain_events(jax.random.key(1), law, num_draws)
+        (out / f"fit_{name}.md").write_text(fit.table(name, returns, draws[name]))
     draw_fit(draws, returns, out / "fit.png")
     judged = {}
     for portfolio, holdings in PORTFOLIOS.items():
@@ -72,6 +72,7 @@ def check_forecasts(out: Path, scaled: np.ndarray, num_draws: int) -> None:
 
 def main(
     out: Path,
+    parts: tuple[str, ...] = PARTS,
     num_plain: int = NUM_PLAIN,
     num_runs: int = NUM_RUNS,
     num_draws: int = NUM_FORECAST_DRAWS,
@@ -79,9 +80,11 @@ def main(
     """Estimate the shortfall of the network's law, and back-test it if the prices are there."""
     out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
-    events = estimate(out, num_plain, num_runs)
-    if importlib.util.find_spec("skfolio") is None:
-        print('No prices: pip install -e ".[portfolio]" for the back-tests.')
-    else:
-        check_forecasts(out, events, num_draws)
+    if "shortfall" in parts:
+        estimate(out, num_plain, num_runs)
+    if "forecasts" in parts:
+        if importlib.util.find_spec("skfolio") is None:
+            print('No prices: pip install -e ".[portfolio]" for the back-tests.')
+        else:
+            check_forecasts(out, num_draws)
     print(f"wrote {out} after {(time.perf_counter() - begin) / 60:.0f} minutes")

@@ -59,7 +59,7 @@ PLACES = (
     ("docs/annealing.md", "calibration", "docs/quickstart/calibration.md"),
     *(
         ("case_studies/portfolio_tail/README.md", part, f"docs/portfolio_tail/{part}.md")
-        for part in ("shortfall", "controls", "steps", "backtest", "fit_scaled", "fit_static")
+        for part in ("fit_scaled", "fit_static", "backtest")
     ),
 )
 
