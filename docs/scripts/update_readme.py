@@ -16,6 +16,7 @@
     python -m case_studies.annealing --out docs/tempering
     python -m case_studies.composition --out docs/composition
     python -m case_studies.sobol --out docs/sobol
+    python -m case_studies.portfolio_tail --out docs/portfolio_tail
     python -m docs.scripts.update_readme
 """
 
@@ -63,6 +64,10 @@ PLACES = (
     ("docs/smc.md", "tempering_forty", "docs/tempering/forty.md"),
     ("docs/smc.md", "tempering_LJ13", "docs/tempering/LJ13.md"),
     ("docs/annealing.md", "calibration", "docs/quickstart/calibration.md"),
+    *(
+        ("case_studies/portfolio_tail/README.md", part, f"docs/portfolio_tail/{part}.md")
+        for part in ("fit_scaled", "fit_static", "backtest")
+    ),
 )
 
 
