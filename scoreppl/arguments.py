@@ -29,6 +29,14 @@ def check_positive(name: str, value: Any) -> float:
     return number
 
 
+def check_share(name: str, value: Any) -> float:
+    """Return a number from 0 to below 1, or say which argument is none."""
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
+    if not 0.0 <= number < 1.0:
+        raise ValueError(f"`{name}={value!r}` must be a number of at least 0 and below 1.")
+    return number
+
+
 def check_finite(name: str, value: Any) -> None:
     """Refuse NaN and infinite numbers in an argument; what JAX is tracing cannot be looked at."""
     if not isinstance(value, Tracer) and not np.all(np.isfinite(np.asarray(value, float))):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from scoreppl.arguments import check_count
+from scoreppl.arguments import check_count, check_share
 from scoreppl.estimators.draws import check_log_weight
 from scoreppl.estimators.event_source import EventSource, read_source
 from scoreppl.estimators.evidence import MAX_PARETO_K
@@ -42,11 +42,14 @@ class GuidedPaths:
         When to resample; None: independent paths, whose error is known from a single run.
     num_pilots
         Draws of the prior that the reference is fitted on.
+    unguided_share
+        Probability that a path is not guided, as in `sp.GuidedDiffusion`: no path weighs more than
+        one over it. Without `resampling`.
 
     Raises
     ------
     ValueError
-        If an argument is out of range.
+        If an argument is out of range, or `unguided_share` meets `resampling`.
     """
 
     num_paths: int = 1000
@@ -54,11 +57,17 @@ class GuidedPaths:
     guidance: Callable[[Callable[[Array], Array]], Guidance] | None = None
     resampling: Resampling | None = None
     num_pilots: int = 128
+    unguided_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         for name in ("num_paths", "num_steps", "num_pilots"):
             check_count(name, getattr(self, name), 2)
+        if check_share("unguided_share", self.unguided_share) and self.resampling is not None:
+            raise ValueError(
+                f"`unguided_share={self.unguided_share}` is for independent paths, and these are "
+                "resampled; leave one of them out."
+            )
 
 
 class NoPathError(ValueError):
@@ -129,6 +138,7 @@ class EventPaths:
         found = guide(
             jax.random.split(key_paths, method.num_paths), start, jnp.zeros(method.num_paths),
             self._target, ladder, reference, self._guidance, method.resampling,
+            unguided_share=method.unguided_share,
         )  # fmt: skip
         return found.log_evidence, found.position["x"], found.log_weight
 

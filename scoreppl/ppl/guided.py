@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from numpyro.util import is_prng_key
 
-from scoreppl.arguments import check_count, check_positive
+from scoreppl.arguments import check_count, check_positive, check_share
 from scoreppl.guidance import FullCovariance, Guidance, LineSearch
 from scoreppl.guidance.covariance import FULL_COVARIANCE_LIMIT
 from scoreppl.guidance.differentiable import check_differentiable
@@ -127,6 +127,10 @@ class GuidedDiffusion(ScoreKernel):
         Longest shift of a step by a guidance without a covariance of its own, root mean square
         over coordinates, in standard deviations of the step: where such a guidance overshoots, it
         makes the tail of the weights. ``inf``: the guidance as it is.
+    unguided_share
+        Probability that a path follows the denoiser alone, whatever the guidance. All are weighted
+        as draws of the mixture, so that no path weighs more than its w over this share: a defence
+        against guidances that are too narrow or lead astray, at the price of that share of paths.
     num_latent_steps
         Metropolis steps of the ordinary latents, given the event, at the end of each path; each is
         one evaluation of the weight.
@@ -154,6 +158,7 @@ class GuidedDiffusion(ScoreKernel):
         num_pilots: int = 256,
         pilot_rank: int = 0,
         max_shift: float = 0.2,
+        unguided_share: float = 0.0,
         num_latent_steps: int = 60,
         block_size: int = 64,
     ) -> None:
@@ -181,6 +186,7 @@ class GuidedDiffusion(ScoreKernel):
         self._num_pilots = num_pilots
         self._pilot_rank = pilot_rank
         self._max_shift = check_positive("max_shift", max_shift)
+        self._unguided_share = check_share("unguided_share", unguided_share)
         self._num_latent_steps = num_latent_steps
         self._block_size = block_size
 
@@ -289,7 +295,7 @@ class GuidedDiffusion(ScoreKernel):
         guidance = self._build_guidance(size)
         paths = guide(
             keys[:, 1], starts, log_proposal, target, chain.ladder, chain.reference,
-            guidance, max_shift=self._max_shift,
+            guidance, max_shift=self._max_shift, unguided_share=self._unguided_share,
         )  # fmt: skip
         # Before the proposal's density is taken off.
         target_weight = paths.log_weight + log_proposal

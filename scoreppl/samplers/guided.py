@@ -9,6 +9,12 @@ Particles start from noise and move down a ladder of noise levels by the referen
 has the discretised prior's E[w(x_0)] as its mean, whatever the guidance, and no score needs to be
 conservative. Resampling, where it is asked for, divides the product into factors with the
 guidance's twist in between, and keeps the mean: twisted diffusion (Wu et al., arXiv:2306.17775).
+
+A share a of the paths may follow the reference itself, as a defence against guidances that are too
+narrow or lead astray (Hesterberg, 1995). All paths then count as draws of the mixture,
+
+.. math::
+    W = \frac{w(x_0)}{a + (1 - a) \prod_i \text{proposal} / \text{reference}} \le w(x_0) / a.
 """
 
 from dataclasses import dataclass
@@ -27,8 +33,9 @@ from scoreppl.samplers.smc import Look, Resampling, Trace, run_levels
 from scoreppl.samplers.step_law import step_law
 from scoreppl.target import Position, Target
 
-# Folded into a particle's key for its signs; levels fold their numbers.
-_SIGNS = 2**30
+# Folded into a particle's key for its signs, and for whether it is guided; levels fold their
+# numbers.
+_SIGNS, _DEFENCE = 2**30, 2**30 + 1
 
 
 class Particles(NamedTuple):
@@ -66,6 +73,7 @@ def guide(
     resampling: Resampling | None = None,
     max_shift: float = jnp.inf,
     num_probes: int | None = None,
+    unguided_share: float = 0.0,
 ) -> Particles:
     """Draw weighted particles by guided reverse diffusion.
 
@@ -96,9 +104,18 @@ def guide(
     num_probes
         Probes of the Laplacians that weigh compositions (`scoreppl.compose.Leading` sites), at 2
         evaluations each; None: exact, at 2 d.
+    unguided_share
+        Probability that a path follows the reference; paths are weighted as draws of the mixture.
+        Without resampling and `Leading` sites.
     """
     shapes = jax.tree.map(lambda v: v[0], score_values(position, target))
-    method = GuidedPaths(target, reference, guidance, shapes, max_shift, num_probes, keys)
+    is_unguided = jax.vmap(
+        lambda key: jax.random.uniform(jax.random.fold_in(key, _DEFENCE)) < unguided_share
+    )(keys)
+    method = GuidedPaths(
+        target, reference, guidance, shapes, max_shift, num_probes, keys,
+        is_unguided if unguided_share else None,
+    )  # fmt: skip
     levels = LadderLevel(
         jnp.arange(len(ladder)),
         ladder,
@@ -110,7 +127,11 @@ def guide(
     start = method.start(keys, position, jax.tree.map(lambda v: v[0], levels))
     found = run_levels(keys, start, -log_proposal, method, levels, ladder, resampling)
     position = jax.vmap(method.position)(found.particles)
-    log_weight = found.log_weight + jax.vmap(target.log_weight)(position)
+    log_paths = found.log_weight
+    if unguided_share:
+        log_ratio = log_paths + log_proposal
+        log_paths = log_mixture_ratio(log_ratio, unguided_share) - log_proposal
+    log_weight = log_paths + jax.vmap(target.log_weight)(position)
     # A weight that is not a number counts as none.
     log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
     log_evidence = found.log_evidence + logsumexp(log_weight) - jnp.log(len(log_weight))
@@ -152,6 +173,7 @@ class GuidedPaths:
     max_shift: float
     num_probes: int | None
     keys: Array
+    is_unguided: Array | None = None
 
     def start(self, keys: Array, position: Position, level: LadderLevel) -> tuple[Array, Position]:
         """Draw noise at the first level."""
@@ -201,11 +223,16 @@ class GuidedPaths:
         there = jnp.where(jnp.isinf(level.next_log_snr), 0.0, there)
         ratio = (there / scale) ** 2
 
-        def step(key: Array, u: Array, guided: Guided) -> tuple[Array, Array]:
-            return _step(key, u, ratio, there, level.variance, guided, level.factor, self.max_shift)
+        def step(
+            key: Array, u: Array, guided: Guided, is_unguided: Array | None
+        ) -> tuple[Array, Array]:
+            return _step(
+                key, u, ratio, there, level.variance, guided, level.factor, self.max_shift,
+                is_unguided,
+            )  # fmt: skip
 
         u, ordinary = particles
-        moved, increment = jax.vmap(step)(keys, u, seen)
+        moved, increment = jax.vmap(step)(keys, u, seen, self.is_unguided)
         return (moved, ordinary), increment
 
     def view(self, log_snr: Array, variance: Array, ordinary: Position) -> View:
@@ -221,6 +248,11 @@ class GuidedPaths:
             variance,
             self.reference.data_scale,
         )
+
+
+def log_mixture_ratio(log_ratio: Array, share: float) -> Array:
+    """Log ratio of the reference and of its mixture with a proposal, from that of the two."""
+    return -jnp.logaddexp(jnp.log(share), jnp.log1p(-share) - log_ratio)
 
 
 def trapezoid(ladder: Array) -> Array:
@@ -279,9 +311,13 @@ def _step(
     guided: Guided,
     factor: Array | None,
     max_shift: float,
+    is_unguided: Array | None,
 ) -> tuple[Array, Array]:
     """Propose the next event; return it and the log ratio of reference and proposal."""
     law = step_law(u, ratio, scale, variance, guided, factor, max_shift)
     z = jax.random.normal(key, u.shape, u.dtype)
     moved = law.draw(z)
-    return moved, law.log_ratio(moved, z)
+    if is_unguided is None:
+        return moved, law.log_ratio(moved, z)
+    moved = jnp.where(is_unguided, law.mean + law.reference.apply(z), moved)
+    return moved, law.log_ratio(moved)

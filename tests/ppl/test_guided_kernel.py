@@ -21,10 +21,11 @@ from tests.ppl.two_modes import MEANS, PRIOR, SCALES, WEIGHTS, Y, model, truth, 
 
 
 @cache
-def run(accept="independence", chains=2, guidance=None, seed=0, samples=1_500):
+def run(accept="independence", chains=2, guidance=None, seed=0, samples=1_500, unguided_share=0.0):
     kernel = sp.GuidedDiffusion(
-        model, guidance=guidance, num_steps=24, accept=accept, block_size=100
-    )
+        model, guidance=guidance, num_steps=24, accept=accept, block_size=100,
+        unguided_share=unguided_share,
+    )  # fmt: skip
     mcmc = MCMC(
         kernel, num_warmup=200, num_samples=samples, num_chains=chains,
         chain_method="vectorized", progress_bar=False,
@@ -54,6 +55,17 @@ def test_weighted_and_resampled_paths_have_the_posterior():
 def off_course(u, view):
     denoised = view.denoise(u)
     return Guided(denoised, denoised + 0.3 * jnp.tanh(view.scale) * jnp.sin(4.0 * u), 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accept", ["independence", None])
+def test_a_share_of_unguided_paths_keeps_the_posterior(accept):
+    mcmc = run(accept, guidance=off_course, unguided_share=0.3)
+    log_weight = np.asarray(mcmc.get_extra_fields()["log_weight"], float)
+    share = np.exp(log_weight - np.logaddexp.reduce(log_weight))
+    assert np.all(z_scores(mcmc.get_samples(), share if accept is None else None) < 4.0)
+    found = sp.estimators.log_evidence(log_weight)
+    assert abs(found.log_evidence - truth()[0]) < 4 * found.standard_error + 0.01
 
 
 @pytest.mark.slow
@@ -88,7 +100,11 @@ def test_warm_up_fits_the_latents_proposal():
 @pytest.mark.slow
 def test_the_latents_proposal_is_frozen_after_the_warm_up():
     shorter, longer = run().last_state, run(samples=3_000).last_state
-    jax.tree.map(np.testing.assert_array_equal, longer.latent_proposal, shorter.latent_proposal)
+    # A refit moves it by parts in ten; two compilations by their rounding.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        longer.latent_proposal, shorter.latent_proposal,
+    )  # fmt: skip
 
 
 def small(keys, num_samples):
@@ -274,6 +290,8 @@ def test_paths_without_weight_are_rejected_and_counted():
         ({"num_latent_steps": -1}, "`num_latent_steps=-1`"),
         ({"max_shift": 0.0}, "`max_shift=0.0`"),
         ({"max_shift": "0.2"}, "`max_shift='0.2'`"),
+        ({"unguided_share": 1.0}, "`unguided_share=1.0`"),
+        ({"unguided_share": "half"}, "`unguided_share='half'`"),
         ({"accept": "always"}, "`accept='always'`"),
         ({"guidance": "LAGS"}, "`guidance` of type str"),
         ({"guidance": sp.guidance.LAGS}, "`guidance=LAGS` is a class"),
