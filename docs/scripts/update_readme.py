@@ -8,8 +8,10 @@
     python -m docs.scripts.annealing_table
     python -m docs.scripts.guidance_table
     python -m docs.scripts.annealing_forty_table
+    python -m docs.scripts.control_variate_table
     python -m docs.scripts.least_squares_table
     python -m docs.scripts.log_density_table
+    python -m docs.scripts.multilevel_table
     python -m docs.scripts.particle_gibbs_table
     python -m docs.scripts.solver_table
     python -m case_studies.multimodal --out docs/multimodal
@@ -29,6 +31,8 @@ PLACES = (
     ("docs/annealing.md", "annealing", "docs/tables/annealing.md"),
     ("docs/guidance.md", "guidance", "docs/tables/guidance.md"),
     ("docs/guidance.md", "guided", "docs/quickstart/guided.md"),
+    ("docs/estimators.md", "control_variates", "docs/tables/control_variates.md"),
+    ("docs/multilevel.md", "multilevel", "docs/tables/multilevel.md"),
     ("docs/least_squares.md", "least_squares", "docs/tables/least_squares.md"),
     ("docs/smc.md", "forty_modes", "docs/tables/forty_modes.md"),
     ("docs/smc.md", "log_densities", "docs/tables/log_densities.md"),

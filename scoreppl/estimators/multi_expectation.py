@@ -21,12 +21,14 @@ import numpy as np
 from jax import Array
 
 from scoreppl.arguments import check_count
+from scoreppl.estimators.evidence import MAX_PARETO_K
 from scoreppl.estimators.function_values import (
     Function,
     check_functions,
     evaluate,
     standard_normal,
 )
+from scoreppl.estimators.importance import psis
 from scoreppl.estimators.mixture_adaptation import (
     CUTOFF,
     Sample,
@@ -46,7 +48,8 @@ from scoreppl.estimators.mixture_proposal import (
 _LEAST_DRAWS = 200
 # As in the authors' program: batches of a tenth of the budget, adaptation within half of it.
 _BATCHES, _MAX_ADAPTATION = 10, 5
-_MAX_PARETO_K, _LEAST_TAIL = 0.7, 25
+# Fewer values other than zero show no tail.
+_LEAST_TAIL = 30
 
 
 class MultiExpectation(NamedTuple):
@@ -254,10 +257,10 @@ def _result(sample: Sample, proposal: MixtureProposal, evaluations: int) -> Mult
             UserWarning,
             stacklevel=3,
         )
-    heavy = np.flatnonzero((pareto_k > _MAX_PARETO_K) & (pareto_k < np.inf))
+    heavy = np.flatnonzero((pareto_k > MAX_PARETO_K) & (pareto_k < np.inf))
     if len(heavy):
         warnings.warn(
-            f"The Pareto k of functions {heavy.tolist()} exceeds {_MAX_PARETO_K}: their estimates "
+            f"The Pareto k of functions {heavy.tolist()} exceeds {MAX_PARETO_K}: their estimates "
             "and errors are unreliable; use more draws.",
             UserWarning,
             stacklevel=3,
@@ -271,16 +274,5 @@ def _result(sample: Sample, proposal: MixtureProposal, evaluations: int) -> Mult
 
 
 def _pareto_k(sizes: np.ndarray) -> float:
-    import arviz as az  # costs a second, which importing the package should not
-
     logs = np.log(sizes[sizes > 0])
-    if len(logs) < _LEAST_TAIL:
-        return np.inf
-    # Equal values have no tail.
-    if len(np.unique(logs)) < _LEAST_TAIL:
-        return -np.inf
-    if hasattr(az, "psislw"):
-        return float(az.psislw(logs)[1])
-    from arviz_stats.base import array_stats  # type: ignore[import-not-found]
-
-    return float(array_stats.psislw(logs)[1])
+    return psis(logs)[1] if len(logs) >= _LEAST_TAIL else np.inf

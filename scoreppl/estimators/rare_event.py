@@ -256,7 +256,7 @@ def _result(
     logs: np.ndarray, error: float, freedom: int, draws: WeightedDraws, cost: int, level: float
 ) -> RareEvent:
     log_probability = float(np.logaddexp.reduce(logs) - np.log(len(logs)))
-    reach = float(student.ppf(0.5 + 0.5 * level, freedom)) * error
+    reach = float(student.ppf(0.5 + 0.5 * level, freedom) * error)
     share = np.exp(draws.log_weight - np.logaddexp.reduce(draws.log_weight))
     return RareEvent(
         log_probability, float(error), (log_probability - reach, log_probability + reach),
