@@ -4,7 +4,9 @@ A site ``x ~ ScorePrior(network)`` has a score but no density; the rest of the N
 its weight. Import as ``import scoreppl as sp``.
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 
 from scoreppl import (
     analytic,
@@ -80,3 +82,10 @@ __all__ = [
     "temper",
     "to_inference_data",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import `scoreppl.backends` when it is first asked for: the core starts without it."""
+    if name == "backends":
+        return import_module("scoreppl.backends")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,7 @@
+"""Networks of other frameworks as score models; each needs its own extra, none is imported here."""
+
+from scoreppl.backends.fit import DenoisingErrors, denoising_errors
+from scoreppl.backends.plain import from_callable
+from scoreppl.backends.pytorch import from_torch
+
+__all__ = ["DenoisingErrors", "denoising_errors", "from_callable", "from_torch"]

@@ -1,0 +1,135 @@
+"""PyTorch modules as score models; skipped where PyTorch and torchax are not installed."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer import MCMC
+
+import scoreppl as sp
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchax")
+
+NOISE = sp.noise.VPLinear()
+SHAPE = (1, 8, 8)
+
+
+class Net(torch.nn.Module):
+    """A small convolutional network of the noise, with a buffer and a normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("frequencies", 2.0 ** torch.arange(4))
+        self.time = torch.nn.Linear(8, 16)
+        self.first = torch.nn.Conv2d(1, 16, 3, padding=1)
+        self.norm = torch.nn.GroupNorm(4, 16)
+        self.last = torch.nn.Conv2d(16, 1, 3, padding=1)
+
+    def forward(self, x, t):
+        angle = t[:, None] * self.frequencies
+        time = self.time(torch.cat([torch.sin(angle), torch.cos(angle)], -1))
+        hidden = self.norm(self.first(x)) + time[:, :, None, None]
+        return self.last(torch.nn.functional.silu(hidden))
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def wrap(net, **options):
+    options = {"prediction": "epsilon", "event_shape": SHAPE} | options
+    return sp.backends.from_torch(net, noise=NOISE, **options)
+
+
+def by_torch(net, x, t):
+    with torch.no_grad():
+        return net(torch.tensor(np.asarray(x)), torch.tensor(np.asarray(t))).numpy()
+
+
+def test_values_batches_and_derivatives_are_those_of_torch(net):
+    network = wrap(net)
+    x = jax.random.normal(jax.random.key(0), (5, *SHAPE))
+    t = jnp.linspace(0.1, 0.9, 5)
+    expected = by_torch(net, x, t)
+    found = jax.jit(lambda network, x, t: jax.vmap(network.score)(x, t))(network, x, t)
+    sigma = np.asarray(NOISE(t)[1])[:, None, None, None]
+    # Float32 through three layers; torch and JAX sum in other orders.
+    np.testing.assert_allclose(found, -expected / sigma, rtol=1e-4, atol=1e-5)
+
+    def total(x):
+        return jnp.sum(jnp.sin(network.denoise(x, 0.5)))
+
+    direction = jax.random.normal(jax.random.key(1), SHAPE)
+    slope = jnp.vdot(jax.grad(total)(x[0]), direction)
+    forward = jax.jvp(total, (x[0],), (direction,))[1]
+    torch_x = torch.tensor(np.asarray(x[:1]), requires_grad=True)
+    alpha, sigma = (float(v) for v in NOISE(0.5))
+    torch.sum(torch.sin((torch_x - sigma * net(torch_x, torch.tensor([0.5]))) / alpha)).backward()
+    exact = float(np.vdot(torch_x.grad.numpy()[0], direction))
+    assert float(slope) == pytest.approx(exact, rel=1e-3, abs=1e-3)
+    assert float(forward) == pytest.approx(exact, rel=1e-3, abs=1e-3)
+
+
+def test_parameters_are_arguments_not_constants(net):
+    network = wrap(net)
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(network.params))
+    assert count == sum(v.numel() for v in net.state_dict().values())
+    text = (
+        jax.jit(lambda network, x: network.score(x, 0.5)).lower(network, jnp.zeros(SHAPE)).as_text()
+    )
+    assert "dense<" not in text or max(map(len, text.splitlines())) < 2_000
+    doubled = replace(network, params=jax.tree.map(lambda v: 2 * v, network.params))
+    assert not np.allclose(
+        doubled.denoise(jnp.ones(SHAPE), 0.5), network.denoise(jnp.ones(SHAPE), 0.5)
+    )
+
+
+def test_a_numpyro_model_runs_on_it(net):
+    network = wrap(net)
+
+    def model(y):
+        x = numpyro.sample("x", sp.ScorePrior(network))
+        numpyro.sample("y", dist.Normal(x, 0.5).to_event(3), obs=y)
+
+    kernel = sp.AnnealedScoreMCMC(model, num_levels=6)
+    mcmc = MCMC(kernel, num_warmup=2, num_samples=4, progress_bar=False)
+    mcmc.run(jax.random.key(0), jnp.zeros(SHAPE))
+    draws = mcmc.get_samples()["x"]
+    assert draws.shape == (4, *SHAPE) and np.all(np.isfinite(draws))
+
+
+def test_inputs_as_torch_wants_them(net):
+    class Steps(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net
+
+        def forward(self, sample, timestep, scale):
+            return (self.inner(sample, timestep / 1000) * scale,)
+
+    network = wrap(
+        Steps().eval(), condition=jnp.asarray([[[[2.0]]]]),
+        input_transform=lambda x, t, c: {"sample": x, "timestep": 1000 * t, "scale": c},
+    )  # fmt: skip
+    x = jax.random.normal(jax.random.key(0), (3, *SHAPE))
+    found = jax.vmap(lambda x: network.score(x, 0.5))(x) * -NOISE(0.5)[1]
+    np.testing.assert_allclose(found, 2 * by_torch(net, x, jnp.full(3, 0.5)), rtol=1e-4, atol=1e-5)
+
+
+def test_refusals(net):
+    with pytest.raises(ValueError, match=r"call module.eval\(\) first"):
+        wrap(Net())
+    with pytest.raises(ValueError, match="`module` of type function"):
+        wrap(lambda x, t: x)
+    with pytest.raises(ValueError, match="returned shape"):
+        wrap(torch.nn.Sequential(Net().eval().first).eval(), input_transform=lambda x, t, c: (x,))
+    data = sp.pretrained.load("digits8").sample(jax.random.key(0), (16,), num_steps=20)[:, None]
+    with pytest.raises(ValueError, match="by any prediction type"):
+        wrap(net, check_data=0.02 * data)
