@@ -3,5 +3,12 @@
 from scoreppl.backends.fit import DenoisingErrors, denoising_errors
 from scoreppl.backends.plain import from_callable
 from scoreppl.backends.pytorch import from_torch
+from scoreppl.backends.unconditional import from_diffusers
 
-__all__ = ["DenoisingErrors", "denoising_errors", "from_callable", "from_torch"]
+__all__ = [
+    "DenoisingErrors",
+    "denoising_errors",
+    "from_callable",
+    "from_diffusers",
+    "from_torch",
+]
