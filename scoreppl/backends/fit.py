@@ -64,7 +64,7 @@ def denoising_errors(
     network: ScoreNetwork,
     data: ArrayLike,
     *,
-    log_snr: ArrayLike = _LOG_SNRS,
+    log_snr: ArrayLike | tuple[float, ...] = _LOG_SNRS,
     key: Array | None = None,
 ) -> DenoisingErrors:
     """Measure how well a network denoises noised data.

@@ -114,6 +114,24 @@ def read_tensors(
     return found
 
 
+def check_safetensors(folder: Path) -> None:
+    """Refuse a folder without whole safetensors files, for readers that say less.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or one is damaged.
+    """
+    for path in _files(folder, ""):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"`{path}` is truncated, damaged or no safetensors file ({error}); fetch it again."
+            ) from error
+
+
 def _files(folder: Path, variant: str) -> list[Path]:
     end = f".{variant}.safetensors" if variant else ".safetensors"
     for stem in _WEIGHTS:

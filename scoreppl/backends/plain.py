@@ -91,7 +91,8 @@ def from_callable(
 
     network = ScoreNetwork(
         apply, params, noise=noise, prediction=prediction, event_shape=event_shape,
-        condition=condition, batched=batched, sigma_data=sigma_data, min_time=min_time,
+        condition=condition, batched=batched, sigma_data=sigma_data,
+        min_time=min_time,  # type: ignore[arg-type]
     )  # fmt: skip
     # The network's shapes, seen before the first sampler is.
     jax.eval_shape(network.denoise, jax.ShapeDtypeStruct(network.event_shape, float), 0.5)
@@ -100,7 +101,7 @@ def from_callable(
     return network
 
 
-def _prediction(output: Any, output_transform: Outputs | None) -> Array:
+def _prediction(output: Any, output_transform: Outputs | None) -> Any:
     if output_transform is not None:
         return output_transform(output)
     if isinstance(output, (tuple, list)) and len(output) == 1:
