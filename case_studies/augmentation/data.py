@@ -1,4 +1,4 @@
-"""Scikit-learn's 8 x 8 digits, split as the shipped prior's, and imbalanced training sets of them."""
+"""Scikit-learn's 8 x 8 digits, split as the shipped prior's, and imbalanced training sets."""
 
 from typing import NamedTuple
 
