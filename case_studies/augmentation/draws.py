@@ -46,7 +46,7 @@ def fit_law(key: Array, num_steps: int = NUM_STEPS) -> Law:
 
     @jax.jit
     def fit(key: Array, prior: sp.ScoreNetwork) -> tuple[Array, Reference]:
-        target = sp.Target({"x": prior}, {"x": 0.0}, lambda z: jnp.zeros(()))
+        target = sp.Target({"x": prior}, {"x": jnp.zeros(())}, lambda z: jnp.zeros(()))
         nothing = {"x": jnp.zeros(prior.event_shape)}
         return fit_reference(key, nothing, target, num_levels=num_steps, num_pilots=NUM_PILOTS)
 
@@ -59,7 +59,7 @@ def _guided(
     key: Array, law: Law, classifier: dict, label: Array, guidance: Guidance, size: int
 ) -> tuple[Array, Array]:
     log_weight = sp.log_weight(digit, law.prior, classifier, label)
-    target = sp.Target({"x": law.prior}, {"x": 0.0}, log_weight)
+    target = sp.Target({"x": law.prior}, {"x": jnp.zeros(())}, log_weight)
     found = guide(
         jax.random.split(key, size), {"x": jnp.zeros((size, *law.prior.event_shape))},
         jnp.zeros(size), target, law.ladder, law.reference, guidance, max_shift=MAX_SHIFT,

@@ -24,8 +24,8 @@ PROPOSALS = {
 }
 LAW_HEAD = (
     "| proposal | draws of a class | label right, as they come | label right, weighted "
-    "| root mean square z of log P(c) | effective draws | classes below 10 | largest Pareto k | evaluations "
-    "| effective draws of 1,000 evaluations | seconds |\n" + "|---" * 11 + "|"
+    "| root mean square z of log P(c) | effective draws | classes below 10 | largest Pareto k "
+    "| evaluations | effective draws of 1,000 evaluations | seconds |\n" + "|---" * 11 + "|"
 )
 
 
@@ -131,9 +131,8 @@ def equitable(shared: Shared, num_seeds: int) -> str:
     ]
     for start, base in starts.items():
         share = effective(base) / len(base)
-        lines.append(
-            f"| {start} | nothing | {imbalance(taken, base):.3f} | {share:.2f} | {largest(base):.1f} |"
-        )
+        far, most = imbalance(taken, base), largest(base)
+        lines.append(f"| {start} | nothing | {far:.3f} | {share:.2f} | {most:.1f} |")
         for name, each in given.items():
             found = [equitable_log_weight(log_probability, base) for log_probability in each]
             far = [imbalance(taken, log_weight) for log_weight in found]

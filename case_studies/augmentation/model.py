@@ -18,7 +18,7 @@ RARITY_STRENGTH, RARITY_LOG_SNR = 0.5, 0.0
 def digit(prior: sp.ScoreModel, classifier: dict[str, Array], label: Array) -> None:
     """Draw a digit with the weight p(label | x) of a classifier."""
     x = numpyro.sample("x", sp.ScorePrior(prior))
-    numpyro.factor("class", log_probabilities(classifier, x)[label])
+    numpyro.factor("class", log_probabilities(classifier, jnp.asarray(x))[label])
 
 
 def undo_frequencies(classifier: dict[str, Array], labels: np.ndarray) -> dict[str, Array]:

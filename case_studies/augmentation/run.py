@@ -17,7 +17,7 @@ import numpy as np
 
 from case_studies.augmentation.data import imbalanced, rare_classes
 from case_studies.augmentation.law import by_proposal, equitable, mean_error
-from case_studies.augmentation.measures import Measures, flat, measure
+from case_studies.augmentation.measures import flat, measure
 from case_studies.augmentation.study import COPIES, NOTHING, Row, Shared, prepare, run_seed
 
 NUM_SEEDS, POOL_SIZE, NUM_PATHS, NUM_OWN_PATHS = 20, 4_096, 256, 512
@@ -36,7 +36,7 @@ def set_table(rows: Rows, shared: Shared) -> str:
         if name == NOTHING:
             continue
         means = [np.mean(run.measures, 0) for run in runs]
-        each = Measures(*(mean_error(list(column), 2) for column in zip(*means, strict=True)))  # type: ignore[arg-type]
+        each = [mean_error(list(column), 2) for column in zip(*means, strict=True)]
         filled = [filling for run in runs for filling in run.fillings]
         sizes = np.array([filling.ess for filling in filled])
         cost = f"{filled[0].evaluations:,}" if filled[0].evaluations else ""
