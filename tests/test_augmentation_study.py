@@ -107,18 +107,20 @@ def test_a_row_of_the_law_refuses_few_effective_draws_and_sees_another_law():
 
     def found(mean: float, spread: float, size: int = 400) -> list[Found]:
         return [
-            Found(rng.normal(mean, spread, size), rng.random(size) < 0.8)
+            Found(
+                rng.normal(mean, spread, size), np.full(size, np.log(0.6)), rng.random(size) < 0.8
+            )
             for _ in range(NUM_CLASSES)
         ]
 
     plain = found(0.0, 0.5)
     cells = law_row("same", found(0.0, 0.5), plain, 400, 1_000, 1.0).split("|")
     # Ten z-scores: their root mean square is above 1.8 once in 2,000 times.
-    assert cells[4].strip() != "" and float(cells[5]) < 1.8 and int(cells[7]) == 0
+    assert float(cells[5]) == 0.6 and float(cells[6]) < 1.8 and int(cells[8]) == 0
     assert float(cells[4].split("±")[0]) == pytest.approx(0.8, abs=0.04)
-    assert float(law_row("other", found(0.5, 0.5), plain, 400, 1_000, 1.0).split("|")[5]) > 5
+    assert float(law_row("other", found(0.5, 0.5), plain, 400, 1_000, 1.0).split("|")[6]) > 5
     cells = law_row("few", found(0.0, 6.0), plain, 400, 1_000, 1.0).split("|")
-    assert cells[4].strip() == "" and int(cells[7]) >= 5
+    assert cells[4].strip() == "" and int(cells[8]) >= 5
 
 
 @pytest.mark.slow
@@ -131,7 +133,7 @@ def test_a_small_run_writes_everything(tmp_path):
     assert tables["accuracy.md"].count("labels") == tables["sets.md"].count("labels") == 9
     rows = [line.split("|") for line in tables["law.md"].splitlines()[2:]]
     # Guided and plain draws have one law: ten z-scores, above 1.8 once in 2,000 times.
-    assert float(rows[1][5]) < 1.8
+    assert float(rows[1][6]) < 1.8 and {len(row) for row in rows} == {14}
     shares = [cell.split("±") for cell in (rows[0][4], rows[1][4])]
     (plain, plain_error), (guided, guided_error) = (map(float, share) for share in shares)
     assert abs(plain - guided) < 4 * np.hypot(plain_error, guided_error)

@@ -11,7 +11,13 @@ from case_studies.augmentation.data import NUM_CLASSES, imbalanced
 from case_studies.augmentation.draws import Draws, guided_draws
 from case_studies.augmentation.measures import flat, imbalance
 from case_studies.augmentation.model import equitable_log_weight, undo_frequencies
-from case_studies.augmentation.study import GUIDANCE, Shared, class_log_weight, effective
+from case_studies.augmentation.study import (
+    GUIDANCE,
+    Shared,
+    class_log_weight,
+    effective,
+    expected_right,
+)
 from case_studies.augmentation.train import train
 from scoreppl.estimators import expectation, psis, weighted_draws
 from scoreppl.guidance import LineSearch, Minority
@@ -24,15 +30,17 @@ PROPOSALS = {
 }
 LAW_HEAD = (
     "| proposal | draws of a class | label right, as they come | label right, weighted "
-    "| root mean square z of log P(c) | effective draws | classes below 10 | largest Pareto k "
-    "| evaluations | effective draws of 1,000 evaluations | seconds |\n" + "|---" * 11 + "|"
+    "| by the classifier | root mean square z of log P(c) | effective draws | classes below 10 "
+    "| largest Pareto k | evaluations | effective draws of 1,000 evaluations | seconds |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
 class Found(NamedTuple):
-    """Of one class: log weights of draws and whether the judge takes each for it."""
+    """Of one class: log weights and log probabilities, and which draws the judge takes for it."""
 
     log_weight: np.ndarray
+    log_probability: np.ndarray
     right: np.ndarray
 
 
@@ -42,7 +50,7 @@ def by_proposal(
     """Draw every class by every guidance, weighed by all labels; return the table and the draws."""
     log_weight = class_log_weight(shared.all_labels, shared.pool.images)
     taken = shared.judge.predict(flat(shared.pool.images))
-    plain = [Found(log_weight[:, c], taken == c) for c in range(NUM_CLASSES)]
+    plain = [Found(log_weight[:, c], log_weight[:, c], taken == c) for c in range(NUM_CLASSES)]
     name, cost = "plain draws, shared by all classes", shared.pool.evaluations
     lines = [LAW_HEAD, law_row(name, plain, plain, len(taken), cost, shared.pool_seconds)]
     drawn: dict[str, dict[int, Draws]] = {}
@@ -55,7 +63,11 @@ def by_proposal(
         }
         seconds = time.perf_counter() - start
         found = [
-            Found(draws.log_weight, shared.judge.predict(flat(draws.images)) == c)
+            Found(
+                draws.log_weight,
+                class_log_weight(shared.all_labels, draws.images)[:, c],
+                shared.judge.predict(flat(draws.images)) == c,
+            )
             for c, draws in drawn[name].items()
         ]
         cost = sum(draws.evaluations for draws in drawn[name].values())
@@ -76,6 +88,7 @@ def law_row(
     sizes = np.array([effective(each.log_weight) for each in found])
     num_few = int(np.sum(sizes < MIN_EFFECTIVE))
     come = np.mean([each.right.mean() for each in found])
+    believed = np.mean([expected_right(each.log_weight, each.log_probability) for each in found])
     label, agreement = "", ""
     if num_few == 0:
         with warnings.catch_warnings():
@@ -95,8 +108,8 @@ def law_row(
     shape = max(psis(each.log_weight)[1] for each in found)
     per_cost = 1_000 * sizes.sum() / evaluations
     return (
-        f"| {name} | {num_draws:,} | {come:.3f} | {label} | {agreement} | {sizes.mean():.0f} "
-        f"({sizes.min():.0f} to {sizes.max():.0f}) | {num_few} | {shape:.2f} "
+        f"| {name} | {num_draws:,} | {come:.3f} | {label} | {believed:.3f} | {agreement} "
+        f"| {sizes.mean():.0f} ({sizes.min():.0f} to {sizes.max():.0f}) | {num_few} | {shape:.2f} "
         f"| {evaluations:,} | {per_cost:.1f} | {seconds:.0f} |"
     )
 

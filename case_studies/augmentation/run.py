@@ -18,7 +18,7 @@ import numpy as np
 from case_studies.augmentation.data import imbalanced, rare_classes
 from case_studies.augmentation.law import by_proposal, equitable, mean_error
 from case_studies.augmentation.measures import flat, measure
-from case_studies.augmentation.study import COPIES, NOTHING, Row, Shared, prepare, run_seed
+from case_studies.augmentation.study import COPIES, IMAGES, NOTHING, Row, Shared, prepare, run_seed
 
 NUM_SEEDS, POOL_SIZE, NUM_PATHS, NUM_OWN_PATHS = 20, 4_096, 256, 512
 SHOWN = 9
@@ -28,9 +28,9 @@ Rows = dict[str, list[Row]]
 def set_table(rows: Rows, shared: Shared) -> str:
     """Return what the added digits are like, a line a way."""
     lines = [
-        "| added to a rare class | label right | effective number of 38 | distance to the prior's "
-        "training images | distance of held-out digits to the set | effective draws | least "
-        "| Pareto k above 0.7 | evaluations |\n" + "|---" * 9 + "|"
+        "| added to a rare class | label right | by the weights | effective number of 38 "
+        "| distance to the prior's training images | distance of held-out digits to the set "
+        "| effective draws | least | Pareto k above 0.7 | evaluations |\n" + "|---" * 10 + "|"
     ]
     for name, runs in rows.items():
         if name == NOTHING:
@@ -40,11 +40,13 @@ def set_table(rows: Rows, shared: Shared) -> str:
         filled = [filling for run in runs for filling in run.fillings]
         sizes = np.array([filling.ess for filling in filled])
         cost = f"{filled[0].evaluations:,}" if filled[0].evaluations else ""
-        weights = ["", "", ""]
+        believed, weights = "", ["", "", ""]
         if np.all(np.isfinite(sizes)):
+            believed = f"{np.mean([filling.expected for filling in filled]):.2f}"
             heavy = sum(filling.pareto_k > 0.7 for filling in filled)
             weights = [f"{sizes.mean():.0f}", f"{sizes.min():.0f}", f"{heavy} of {len(filled)}"]
-        lines.append(f"| {name} | {' | '.join([*each, *weights, cost])} |")
+        cells = [each[0], believed, *each[1:], *weights, cost]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     lines.append("\n" + ceilings(shared))
     return "\n".join(lines) + "\n"
 
@@ -71,16 +73,18 @@ def ceilings(shared: Shared) -> str:
 def accuracy_table(rows: Rows) -> str:
     """Return accuracies of classifiers trained on the sets, and differences within seeds."""
     lines = [
-        "| added to a rare class | accuracy | on the rare classes | on the rare classes, less that "
-        f"of {COPIES} |\n|---|---|---|---|"
+        "| added to a rare class | accuracy | on the rare classes | less that of copies "
+        "| less that of the prior's training images |\n|---|---|---|---|---|"
     ]
-    reference = np.array([run.rare_accuracy for run in rows[COPIES]])
     for name, runs in rows.items():
         rare = np.array([run.rare_accuracy for run in runs])
         every = mean_error([run.accuracy for run in runs])
-        less = "" if name == COPIES else mean_error(list(rare - reference))
-        lines.append(f"| {name} | {every} | {mean_error(list(rare))} | {less} |")
-    lines.append(f"\n{len(reference)} training sets: mean ± standard error.")
+        cells = [every, mean_error(list(rare))]
+        for other in (COPIES, IMAGES):
+            less = rare - np.array([run.rare_accuracy for run in rows[other]])
+            cells.append("" if name == other else mean_error(list(less)))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines.append(f"\n{len(rows[COPIES])} training sets: mean ± standard error.")
     return "\n".join(lines) + "\n"
 
 

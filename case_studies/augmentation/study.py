@@ -23,6 +23,7 @@ GUIDANCE = MPGD(0.5)
 # Evaluations of `rarity`, an image.
 RARITY_EVALUATIONS = 8
 NOTHING, COPIES, REAL = "nothing", "copies with noise", "digits with their true labels"
+IMAGES = "own labels evened, the prior's training images"
 
 
 class Shared(NamedTuple):
@@ -55,11 +56,13 @@ class Shared(NamedTuple):
 class Filling(NamedTuple):
     """Images for one class and where they come from.
 
-    `ess`, `pareto_k` (NaN: no weights) are of the weighted draws that they were picked from, and
-    `evaluations` those of the network for them.
+    `expected`, `ess` and `pareto_k` (NaN: no weights) are of the weighted draws that they were
+    picked from, and `evaluations` those of the network for them; `expected` is the share of right
+    labels by the classifier that weighs.
     """
 
     images: np.ndarray
+    expected: float = np.nan
     ess: float = np.nan
     pareto_k: float = np.nan
     evaluations: int = 0
@@ -98,10 +101,21 @@ def effective(log_weight: np.ndarray) -> float:
     return float(1 / np.sum(share**2))
 
 
-def _weighted(key: Array, images: np.ndarray, log_weight: np.ndarray, evaluations: int) -> Filling:
+def expected_right(log_weight: np.ndarray, log_probability: np.ndarray) -> float:
+    """Return the weighted mean of the probabilities of a class."""
+    share = np.exp(log_weight - np.logaddexp.reduce(log_weight))
+    return float(share @ np.exp(log_probability))
+
+
+def _weighted(
+    key: Array, draws: Draws, log_probability: np.ndarray, log_factor: np.ndarray | float = 0.0
+) -> Filling:
+    """Pick images by the weight of the draws, times another factor of it."""
+    log_weight = draws.log_weight + log_factor
     return Filling(
-        picked(key, images, log_weight), effective(log_weight), psis(log_weight)[1], evaluations
-    )
+        picked(key, draws.images, log_weight), expected_right(log_weight, log_probability),
+        effective(log_weight), psis(log_weight)[1], draws.evaluations,
+    )  # fmt: skip
 
 
 def fillings(
@@ -136,33 +150,32 @@ def fillings(
     rng = np.random.default_rng(np.asarray(jax.random.key_data(keys[0])))
     known = few.images[few.labels == label]
     even = undo_frequencies(own, few.labels)
-    pool, rare, law = shared.pool, shared.pool_rarity, shared.law
+    pool, rare = shared.pool, shared.pool_rarity
+
+    def of_class(params: dict[str, Array], images: np.ndarray) -> np.ndarray:
+        return class_log_weight(params, images)[:, label]
+
     log_own, log_even, log_all = (
-        class_log_weight(params, pool.images)[:, label] for params in (own, even, shared.all_labels)
+        of_class(params, pool.images) for params in (own, even, shared.all_labels)
     )
-    cost, rare_cost = pool.evaluations, pool.evaluations + RARITY_EVALUATIONS * len(rare)
-    paths = guided_draws(keys[1], law, even, label, GUIDANCE, num_paths)
-    unlabelled = class_log_weight(even, shared.seen.images)[:, label]
+    rated = pool._replace(evaluations=pool.evaluations + RARITY_EVALUATIONS * len(rare))
+    paths = guided_draws(keys[1], shared.law, even, label, GUIDANCE, num_paths)
+    log_paths = of_class(even, paths.images)
+    images = Draws(shared.seen.images, np.zeros(len(shared.seen.images)), 0)
+    log_images = of_class(even, images.images)
+    log_guided = of_class(shared.all_labels, guided.images)
     others = np.flatnonzero(shared.seen.labels == label)
     return {
         COPIES: Filling(copies(rng, known)),
         "blends of the two digits": Filling(blends(rng, known)),
-        "own labels, plain draws": _weighted(keys[2], pool.images, log_own, cost),
-        "own labels evened, plain draws": _weighted(keys[3], pool.images, log_even, cost),
-        "own labels evened, guided draws": _weighted(
-            keys[4], paths.images, paths.log_weight, paths.evaluations
-        ),
-        "own labels evened, low density": _weighted(
-            keys[5], pool.images, log_even + rare, rare_cost
-        ),
-        "own labels evened, the prior's training images": _weighted(
-            keys[6], shared.seen.images, unlabelled, 0
-        ),
-        "all labels, plain draws": _weighted(keys[7], pool.images, log_all, cost),
-        "all labels, guided draws": _weighted(
-            keys[8], guided.images, guided.log_weight, guided.evaluations
-        ),
-        "all labels, low density": _weighted(keys[7], pool.images, log_all + rare, rare_cost),
+        "own labels, plain draws": _weighted(keys[2], pool, log_own, log_own),
+        "own labels evened, plain draws": _weighted(keys[3], pool, log_even, log_even),
+        "own labels evened, guided draws": _weighted(keys[4], paths, log_paths),
+        "own labels evened, low density": _weighted(keys[5], rated, log_even, log_even + rare),
+        IMAGES: _weighted(keys[6], images, log_images, log_images),
+        "all labels, plain draws": _weighted(keys[7], pool, log_all, log_all),
+        "all labels, guided draws": _weighted(keys[8], guided, log_guided),
+        "all labels, low density": _weighted(keys[7], rated, log_all, log_all + rare),
         REAL: Filling(shared.seen.images[rng.choice(others, NUM_ADDED, replace=False)]),
     }
 
