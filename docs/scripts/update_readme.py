@@ -19,6 +19,7 @@
     python -m case_studies.composition --out docs/composition
     python -m case_studies.sobol --out docs/sobol
     python -m case_studies.portfolio_tail --out docs/portfolio_tail
+    python -m case_studies.augmentation --out docs/augmentation
     python -m docs.scripts.update_readme
 """
 
@@ -71,6 +72,10 @@ PLACES = (
     *(
         ("case_studies/portfolio_tail/README.md", part, f"docs/portfolio_tail/{part}.md")
         for part in ("fit_scaled", "fit_static", "backtest")
+    ),
+    *(
+        ("case_studies/augmentation/README.md", part, f"docs/augmentation/{part}.md")
+        for part in ("sets", "accuracy", "law", "equitable")
     ),
 )
 
