@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+pytest.importorskip("sklearn")
+
 from case_studies.augmentation import classifier
 from case_studies.augmentation.data import NUM_CLASSES, imbalanced, rare_classes, split
 from case_studies.augmentation.law import Found, law_row
@@ -21,6 +23,8 @@ from case_studies.augmentation.sets import NUM_ADDED, blends, copies, filled_up,
 from case_studies.augmentation.study import class_log_weight
 from case_studies.augmentation.train import judge as accuracy
 
+# Slow all of them, because scikit-learn is there when the slow tests are run.
+pytestmark = pytest.mark.slow
 SEEN, HELD_OUT = split()
 
 
