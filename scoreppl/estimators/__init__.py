@@ -5,7 +5,7 @@ from scoreppl.estimators.coupling import coupled_draws
 from scoreppl.estimators.draws import WeightedDraws, draws_of, weighted_draws
 from scoreppl.estimators.event_paths import GuidedPaths, choose_paths
 from scoreppl.estimators.evidence import Evidence, log_evidence, resample
-from scoreppl.estimators.importance import Expectation, balance_heuristic, expectation, psis
+from scoreppl.estimators.importance import Expectation, balance_heuristic, expectation
 from scoreppl.estimators.least_squares import LeastSquares, least_squares
 from scoreppl.estimators.mixture_proposal import MixtureProposal
 from scoreppl.estimators.multi_expectation import MultiExpectation, multi_expectation
@@ -13,6 +13,7 @@ from scoreppl.estimators.multilevel import Levels, Multilevel, multilevel
 from scoreppl.estimators.orthonormal import OrthonormalBasis, orthonormalise
 from scoreppl.estimators.rare_event import RareEvent, Splitting, Tempering, rare_event
 from scoreppl.estimators.stein import Stein, SteinFunctions, SteinKernel
+from scoreppl.estimators.tails import psis
 
 __all__ = [
     "ControlVariates",

@@ -3,8 +3,8 @@ r"""Regression on functions of known mean: less variance, and standard errors th
 With functions h of mean zero under the target, f - b h has the mean of f for every fixed b. The
 coefficients are fitted on other draws than those they are applied to (cross-fitting), so that they
 are fixed for those, the estimate stays as unbiased as it was, and its error is that of a mean of
-residuals. A penalty chosen among a few by the residuals on the draws left out keeps many functions
-from fitting noise; the largest leaves f as it is.
+residuals. A penalty keeps many functions from fitting noise; the largest leaves f as it is. That of
+a part of the draws is chosen by the residuals of the other parts.
 """
 
 from typing import NamedTuple, Protocol
@@ -46,7 +46,7 @@ class Reduced(NamedTuple):
     terms
         f - b h at each draw, shape ``(n, J)``.
     penalty
-        The one chosen for each of the J functions; infinite where none of the controls helps.
+        The largest chosen for each of the J functions; infinite where no control helps some part.
     """
 
     terms: np.ndarray
@@ -84,16 +84,21 @@ def reduce(
         tried[:, ~is_train] = terms[~is_train] - found[~is_train] @ coefficients
     weighted = weights * tried
     means = np.sum(weighted, axis=1, keepdims=True) / np.sum(intercept)
-    spread = np.sum((weighted - intercept * means) ** 2, axis=1)
-    # Among equals the largest penalty: no control where none helps.
-    best = len(_PENALTIES) - 1 - np.argmin(spread[::-1], axis=0)
-    columns = np.arange(terms.shape[1])
-    return Reduced(tried[best, :, columns].T, np.asarray(_PENALTIES)[best])
+    square = (weighted - intercept * means) ** 2
+    chosen = np.empty_like(terms, int)
+    for number in range(fold.max() + 1):
+        # A choice by the residuals that it is applied to would be a bias.
+        spread = np.sum(square[:, fold != number], axis=1)
+        # Among equals the largest penalty: no control where none helps.
+        chosen[fold == number] = len(_PENALTIES) - 1 - np.argmin(spread[::-1], axis=0)
+    terms = np.take_along_axis(tried, chosen[None], axis=0)[0]
+    return Reduced(terms, np.asarray(_PENALTIES)[chosen.max(axis=0)])
 
 
 def _folds(draws: WeightedDraws) -> np.ndarray:
     """Return the fold of each draw: clusters in their order, cut into parts of about one size."""
-    count = draws.cluster.max() + 1
+    with_weight = draws.cluster[np.isfinite(draws.log_weight)]
+    count = draws.cluster.max() + 1 if len(np.unique(with_weight)) > 1 else 1
     num_folds = min(_NUM_FOLDS, int(count))
     if num_folds < 2:
         raise ValueError(
@@ -103,23 +108,37 @@ def _folds(draws: WeightedDraws) -> np.ndarray:
     return draws.cluster * num_folds // count
 
 
+def evaluate(controls: Controls, draws: WeightedDraws) -> np.ndarray:
+    """Return the controls at all draws, chosen by all."""
+    return _evaluated(controls, draws, np.ones(len(draws.log_weight), bool))
+
+
 def _evaluated(controls: Controls, draws: WeightedDraws, is_train: np.ndarray) -> np.ndarray:
     """Return the controls at all draws, checked."""
-    found = np.asarray(controls(draws, is_train) if callable(controls) else controls, np.float64)
+    try:
+        found = controls(draws, is_train) if callable(controls) else controls
+        found = np.asarray(found, np.float64)
+    except TypeError as error:
+        raise ValueError(
+            f"`control_variates` of type {type(controls).__name__} could not be evaluated "
+            f"({error}); use 'stein', a part such as sp.estimators.Stein() or a matrix of numbers."
+        ) from error
     count = len(draws.log_weight)
+    has_weight = np.isfinite(draws.log_weight)
     if found.ndim != 2 or len(found) != count:
         raise ValueError(
             f"`control_variates` have shape {found.shape}; they must be a matrix with one row for "
             f"each of the {count} draws."
         )
-    if not np.all(np.isfinite(found)):
+    if not np.all(np.isfinite(found[has_weight])):
         raise ValueError("`control_variates` have values that are not finite.")
-    return found
+    return np.where(has_weight[:, None], found, 0.0)
 
 
 def _ridge(controls: np.ndarray, intercept: np.ndarray, terms: np.ndarray) -> np.ndarray:
     """Regress terms on controls and an intercept; return coefficients ``(penalties, m, J)``."""
-    square = np.sum(intercept**2)
+    # No weight at all among these draws: nothing to learn from them.
+    square = np.sum(intercept**2) or 1.0
 
     def without_intercept(columns: np.ndarray) -> np.ndarray:
         return columns - intercept * (np.sum(intercept * columns, 0) / square)

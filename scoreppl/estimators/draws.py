@@ -25,6 +25,8 @@ class WeightedDraws(NamedTuple):
     position, score
         Unconstrained position and gradient of the log target there, both of shape ``(n, d)``, for
         Stein control variates; or None.
+    chain
+        Number of the chain of each draw, shape ``(n,)``, for those of a Markov chain.
     """
 
     values: dict[str, np.ndarray]
@@ -32,6 +34,7 @@ class WeightedDraws(NamedTuple):
     cluster: np.ndarray
     position: np.ndarray | None = None
     score: np.ndarray | None = None
+    chain: np.ndarray | None = None
 
 
 def weighted_draws(
@@ -67,11 +70,17 @@ def weighted_draws(
     ValueError
         If lengths differ, a weight is NaN or infinite, or no draw has a weight.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(
+            f"`values` of type {type(values).__name__} must be a dictionary of arrays by site."
+        )
     arrays = {name: np.asarray(value) for name, value in values.items()}
     lengths = {name: len(value) for name, value in arrays.items() if np.ndim(value)}
-    count = (
-        len(np.asarray(log_weight)) if log_weight is not None else max(lengths.values(), default=0)
-    )
+    count = max(lengths.values(), default=0) if log_weight is None else np.size(log_weight)
+    if log_weight is not None and np.ndim(log_weight) != 1:
+        raise ValueError(
+            f"`log_weight` has shape {np.shape(log_weight)}; it must be a vector, one a draw."
+        )
     if set(lengths.values()) != {count} or len(lengths) != len(arrays) or count < 2:
         raise ValueError(
             f"`values` have leading axes {lengths or 'of no length'} and `log_weight` has {count} "
@@ -81,6 +90,8 @@ def weighted_draws(
     numbers = np.arange(count) if cluster is None else np.asarray(cluster)
     if numbers.shape != (count,):
         raise ValueError(f"`cluster` has shape {numbers.shape}; it must be ({count},).")
+    if not np.issubdtype(numbers.dtype, np.number) or np.any(numbers != np.round(numbers)):
+        raise ValueError("`cluster` must be a whole number for each draw.")
     numbers = np.unique(numbers, return_inverse=True)[1]
     return WeightedDraws(
         arrays, weights, numbers,
@@ -96,8 +107,8 @@ def draws_of(result: Any) -> WeightedDraws:
     result
         `WeightedDraws`, a `sp.ScoreSMC` or a NumPyro ``MCMC`` after its run. Chains are cut into
         about 32 batches, taken as independent; draws of `sp.AnnealedScoreMCMC` and of
-        `sp.GuidedDiffusion` with ``accept=None`` are independent as they are, and the latter need
-        the extra field ``log_weight``. Particles that descend from one particle are a cluster.
+        `sp.GuidedDiffusion` with ``accept=None`` are independent as they are. Particles that
+        descend from one particle are a cluster.
 
     Raises
     ------
@@ -131,9 +142,11 @@ def draws_of(result: Any) -> WeightedDraws:
     elif "diverging" in fields and getattr(kernel, "draws_are_independent", False):
         # An annealed draw that ended where there is no weight.
         log_weight = np.where(np.reshape(fields["diverging"], -1), -np.inf, 0.0)
+    chain = None
     if getattr(kernel, "draws_are_independent", False):
         cluster = np.arange(num_chains * num_draws)
     else:
+        chain = np.repeat(np.arange(num_chains), num_draws)
         each = max(min(-(-_NUM_BATCHES // num_chains), num_draws // 2), 1)
         batch = np.arange(num_draws) * each // num_draws
         cluster = (np.arange(num_chains)[:, None] * each + batch).ravel()
@@ -143,12 +156,15 @@ def draws_of(result: Any) -> WeightedDraws:
         cluster=cluster,
         position=_vectors(fields.get("position")),
         score=_vectors(fields.get("target_score")),
-    )
+    )._replace(chain=chain)
 
 
 def check_log_weight(log_weight: ArrayLike) -> np.ndarray:
     """Return log weights as a vector in double precision, some of which is finite."""
-    values = np.asarray(log_weight, np.float64).ravel()
+    try:
+        values = np.asarray(log_weight, np.float64).ravel()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`log_weight` holds no numbers ({error}).") from error
     if len(values) < 2:
         raise ValueError(f"`log_weight` has {len(values)} draws; at least two are needed.")
     if np.any(np.isnan(values)) or np.any(values == np.inf):

@@ -26,6 +26,11 @@ from jax.scipy.stats import norm
 
 Potential = Callable[[Array, Array], Array]
 
+NOT_A_NUMBER = (
+    "`limit_state` is not a number at any of the particles; it must be finite where the law has "
+    "mass."
+)
+
 _NUM_BISECTIONS = 60
 # What the step size is led to between levels.
 _TARGET_ACCEPTANCE = 0.5
@@ -44,8 +49,8 @@ def smooth(states: Array, level: Array) -> Array:
 class Moves(Protocol):
     """A kernel for particles of the law that the event is rare under."""
 
-    def start(self, key: Array, num_particles: int) -> Any:
-        """Draw particles, a pytree with leading axis over them."""
+    def start(self, key: Array, num_particles: int, part: Array) -> Any:
+        """Draw particles of a part of the source, a pytree with leading axis over them."""
         ...
 
     def states(self, particles: Any) -> Array:
@@ -128,13 +133,13 @@ class EventLevels:
         self._num_moves = num_moves
         self._share = share
         self._max_levels = max_levels
-        self._start = jax.jit(lambda key: moves.start(key, num_particles))
+        self._start = jax.jit(lambda key, part: moves.start(key, num_particles, part))
         self._states = jax.jit(moves.states)
         self._renew = jax.jit(self._renewed)
         self.values = jax.jit(moves.values)
 
-    def run(self, key: Array) -> LevelRun:
-        """Take particles into the event.
+    def run(self, key: Array, part: int = 0) -> LevelRun:
+        """Take particles that start from a part of the source into the event.
 
         Raises
         ------
@@ -143,7 +148,7 @@ class EventLevels:
         """
         moves, is_smooth = self.moves, self._is_smooth
         key, key_start = jax.random.split(key)
-        particles = self._start(key_start)
+        particles = self._start(key_start, jnp.asarray(part))
         states = _known(self._states(particles))
         # Below every particle, or smoother than all of them: the potential is flat.
         level, total = (np.inf, np.log(0.5)) if is_smooth else (-np.inf, 0.0)
@@ -173,6 +178,8 @@ class EventLevels:
             rates.append(float(rate))
             cost += moves.evaluations(self._num_moves)
             step_size = step_size * jnp.exp(rate - _TARGET_ACCEPTANCE)
+        if not np.any(np.isfinite(states)):
+            raise ValueError(NOT_A_NUMBER)
         raise ValueError(
             f"The event was not reached in {len(levels)} levels; the limit state has come up to "
             f"{states.max():.3g}, and the event is where it is positive. It may be impossible, or "

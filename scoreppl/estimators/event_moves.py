@@ -22,7 +22,7 @@ class LangevinMoves:
     target
         Score models and weight.
     draw
-        ``draw(key, num_particles)`` gives positions of the target, leading axis over them.
+        ``draw(key, num_particles, part)`` gives positions of the target, leading axis over them.
     constrain
         From a position to a user's values.
     limit_state
@@ -32,14 +32,14 @@ class LangevinMoves:
     """
 
     target: Target
-    draw: Callable[[Array, int], Position]
+    draw: Callable[[Array, int, Array], Position]
     constrain: Callable[[Position], dict[str, Array]]
     limit_state: Callable[[dict[str, Array]], Array]
     draw_evaluations: int
 
-    def start(self, key: Array, num_particles: int) -> mcmc.ScoreState:
+    def start(self, key: Array, num_particles: int, part: Array) -> mcmc.ScoreState:
         """Draw particles and evaluate the score there."""
-        positions = self.draw(key, num_particles)
+        positions = self.draw(key, num_particles, part)
         return jax.vmap(self._algorithm(self.target.log_weight, 1.0, None).init)(positions)
 
     def states(self, particles: mcmc.ScoreState) -> Array:
@@ -131,7 +131,7 @@ class FlowMoves:
     limit_state: Callable[[Array], Array]
     num_steps: int
 
-    def start(self, key: Array, num_particles: int) -> FlowParticles:
+    def start(self, key: Array, num_particles: int, part: Array) -> FlowParticles:
         """Draw noise."""
         noise = jax.random.normal(key, (num_particles, *self.event_shape))
         return jax.vmap(self._at)(noise)

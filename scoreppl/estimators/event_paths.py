@@ -12,9 +12,10 @@ from jax import Array
 
 from scoreppl.arguments import check_count, check_share
 from scoreppl.estimators.draws import check_log_weight
+from scoreppl.estimators.event_levels import NOT_A_NUMBER
 from scoreppl.estimators.event_source import EventSource, read_source
 from scoreppl.estimators.evidence import MAX_PARETO_K
-from scoreppl.estimators.importance import psis
+from scoreppl.estimators.tails import psis
 from scoreppl.guidance import Guidance, LimitState
 from scoreppl.samplers.guided import guide
 from scoreppl.samplers.reference import fit_reference
@@ -118,6 +119,7 @@ class EventPaths:
             return source.limit_state({"x": x.reshape(shape)})
 
         self._method = method
+        self._limit_state = lambda x: source.limit_state({"x": x})
         self._size = int(np.prod(shape))
         self._shape = shape
         widening = 1.0 if method.resampling is None else _WIDENING
@@ -157,6 +159,8 @@ class EventPaths:
         """
         method = self._method
         log_probability, events, weights = self._run(key)
+        if np.all(np.isnan(jax.vmap(self._limit_state)(events))):
+            raise ValueError(NOT_A_NUMBER)
         if not np.any(np.isfinite(weights)):
             raise NoPathError(
                 f"None of {method.num_paths} paths met the event: it may be impossible, or the "
@@ -165,7 +169,10 @@ class EventPaths:
             )
         weights = check_log_weight(weights)
         pareto_k = psis(weights)[1]
-        if pareto_k > MAX_PARETO_K:
+        shares = np.exp(weights - np.logaddexp.reduce(weights))
+        # A tail of weights that are all much the same costs nothing.
+        is_uneven = 2.0 / np.sum(shares**2) < np.sum(np.isfinite(weights))
+        if pareto_k > MAX_PARETO_K and is_uneven:
             warnings.warn(
                 f"The Pareto k of the paths' weights is {pareto_k:.2f}, above {MAX_PARETO_K}: the "
                 "probability and its interval are unreliable. Use more steps or paths, "
@@ -220,6 +227,7 @@ def choose_paths(
     ValueError
         If there is no candidate, one resamples, or no pilot of any meets the event.
     """
+    candidates = list(candidates)
     if not candidates or any(one.resampling is not None for one in candidates):
         raise ValueError("`candidates` must be one or more GuidedPaths without `resampling`.")
     found = read_source(source, limit_state)

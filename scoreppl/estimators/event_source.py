@@ -22,7 +22,8 @@ class EventSource(NamedTuple):
     target
         Score models and weight.
     draw
-        ``draw(key, count)`` gives positions of the law at the lowest noise level.
+        ``draw(key, count, part)`` gives positions of the law at the lowest noise level. Those of
+        different parts are independent, or of different stretches of the chains.
     draw_evaluations
         Score evaluations of a draw.
     constrain
@@ -34,22 +35,28 @@ class EventSource(NamedTuple):
     """
 
     target: Target
-    draw: Callable[[Array, int], Position]
+    draw: Callable[[Array, int, Array], Position]
     draw_evaluations: int
     constrain: Callable[[Position], dict[str, Array]]
     limit_state: Callable[[dict[str, Array]], Array]
     score_model: ScoreModel | None
 
 
-def read_source(source: Any, limit_state: Callable[[Any], Array]) -> EventSource:
-    """Tell score models from finished runs, and check the limit state on one of their draws."""
+def read_source(
+    source: Any, limit_state: Callable[[Any], Array], num_parts: int = 1
+) -> EventSource:
+    """Tell score models from finished runs, and check the limit state on one of their draws.
+
+    The draws of a finished run are divided into `num_parts`, so that how parts differ tells the
+    error of the run, too.
+    """
     if not callable(limit_state):
         raise ValueError(
             f"`limit_state` of type {type(limit_state).__name__} is not callable; it must be a "
             "function g whose positive values are the event."
         )
     if hasattr(source, "get_extra_fields"):
-        found = _of_run(source, limit_state)
+        found = _of_run(source, limit_state, num_parts)
     elif isinstance(source, ScoreModel):
         found = _of_model(source, limit_state)
     else:
@@ -57,7 +64,7 @@ def read_source(source: Any, limit_state: Callable[[Any], Array]) -> EventSource
             f"`source` of type {type(source).__name__} is neither a score model nor a finished "
             "MCMC of a kernel of this package."
         )
-    position = jax.eval_shape(lambda key: found.draw(key, 1), jax.random.key(0))
+    position = jax.eval_shape(lambda key: found.draw(key, 1, jnp.asarray(0)), jax.random.key(0))
     one = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), position)
     shape = jax.eval_shape(lambda z: jnp.asarray(found.limit_state(found.constrain(z))), one).shape
     if shape != ():
@@ -68,7 +75,7 @@ def read_source(source: Any, limit_state: Callable[[Any], Array]) -> EventSource
 def _of_model(model: ScoreModel, limit_state: Callable[[Array], Array]) -> EventSource:
     target = Target({"x": model}, {"x": jnp.asarray(model.min_time)}, lambda z: jnp.zeros(()))
 
-    def draw(key: Array, count: int) -> Position:
+    def draw(key: Array, count: int, part: Array) -> Position:
         key_draws, key_noise = jax.random.split(key)
         clean = model.sample(key_draws, (count,), num_steps=_NUM_STEPS)
         alpha, sigma = model.noise(jnp.asarray(model.min_time))
@@ -79,7 +86,9 @@ def _of_model(model: ScoreModel, limit_state: Callable[[Array], Array]) -> Event
     )
 
 
-def _of_run(mcmc: Any, limit_state: Callable[[dict[str, Array]], Array]) -> EventSource:
+def _of_run(
+    mcmc: Any, limit_state: Callable[[dict[str, Array]], Array], num_parts: int
+) -> EventSource:
     kernel = mcmc.sampler
     if not hasattr(kernel, "target"):
         raise ValueError(
@@ -96,12 +105,18 @@ def _of_run(mcmc: Any, limit_state: Callable[[dict[str, Array]], Array]) -> Even
         )
     args, kwargs = mcmc._args, mcmc._kwargs
     positions = jax.tree.map(np.asarray, fields["position"])
-    count = len(jax.tree.leaves(positions)[0])
+    # Chain by chain, each in its order.
+    count = len(jax.tree.leaves(positions)[0]) // num_parts
+    if not count:
+        raise ValueError(
+            f"`source` has fewer draws than there are runs, `num_runs={num_parts}`, each of which "
+            "starts from draws of its own; run it for longer."
+        )
 
-    def draw(key: Array, wanted: int) -> Position:
+    def draw(key: Array, wanted: int, part: Array) -> Position:
         # Without replacement as long as there are enough, and evenly otherwise.
         order = jax.random.permutation(key, jnp.arange(wanted) % count)
-        chosen = jax.random.permutation(jax.random.fold_in(key, 1), count)[order]
+        chosen = part * count + jax.random.permutation(jax.random.fold_in(key, 1), count)[order]
         return jax.tree.map(lambda v: jnp.asarray(v)[chosen], positions)
 
     return EventSource(

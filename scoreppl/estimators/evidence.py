@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from scoreppl.arguments import check_count
-from scoreppl.estimators.draws import check_log_weight
+from scoreppl.estimators.draws import WeightedDraws, check_log_weight
 
 MIN_EFFECTIVE_DRAWS = 10.0
 MAX_PARETO_K = 0.7
@@ -117,6 +117,11 @@ def resample(key: Array, values: Any, log_weight: ArrayLike, num_samples: int) -
         If `values` repeat from one draw to the next although the weights do not, as those of a
         Metropolis chain do: weights of proposals are not weights of its draws.
     """
+    if isinstance(values, WeightedDraws):
+        raise ValueError(
+            "`values` are WeightedDraws, which would keep their weights; give their `values` and "
+            "`log_weight`."
+        )
     weights = check_log_weight(log_weight)
     num_samples = check_count("num_samples", num_samples, 1)
     lengths = {len(value) for value in jax.tree.leaves(values)}

@@ -1,6 +1,5 @@
 """Expectations under weighted draws, with standard errors, effective draws and tail shapes."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,13 +7,23 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scoreppl.estimators.control_variates import Controls, reduce
+from scoreppl.estimators.control_variates import Controls, evaluate, reduce
+from scoreppl.estimators.doubts import (
+    tail_shape,
+    warn_of_chains,
+    warn_of_errors,
+    warn_of_means,
+    warn_of_tails,
+    weighted_mean,
+    within_clusters,
+)
 from scoreppl.estimators.draws import WeightedDraws, check_log_weight, draws_of
-from scoreppl.estimators.evidence import MAX_PARETO_K, MIN_EFFECTIVE_DRAWS
+from scoreppl.estimators.evidence import MIN_EFFECTIVE_DRAWS
 from scoreppl.estimators.stein import Stein
+from scoreppl.estimators.tails import psis
 
-# Different values that a tail is fitted to, and clusters that it is compared between.
-_MIN_TAIL = 30
+# Beyond it a weight is no number in double precision.
+_MAX_LOG_WEIGHT = 700.0
 
 
 class Expectation(NamedTuple):
@@ -25,9 +34,11 @@ class Expectation(NamedTuple):
     value
         The estimates.
     standard_error
-        Their standard errors; NaN if all draws are one cluster.
+        Their standard errors; NaN if all draws are one cluster, infinite for a function that is
+        zero at all draws. From few clusters, such as ten runs, quantiles are those of Student's t.
     ess
-        Effective number of draws by the weights alone, (sum w)^2 / sum w^2, a number.
+        Effective number of draws by the weights alone, (sum w)^2 / sum w^2, a number. It knows
+        nothing of the autocorrelation of a chain, which is in the standard error.
     pareto_k
         Shape of the upper tail of |w f|, and of w where weights are normalised, whichever is
         larger (arXiv:1507.02646); above 0.7 neither estimate nor error is reliable. In fewer than
@@ -98,7 +109,9 @@ def expectation(
     Warns
     -----
     UserWarning
-        If a Pareto k exceeds 0.7.
+        If a Pareto k exceeds 0.7, all draws are one cluster, a function is zero at all of them,
+        chains disagree by more than their batches tell, or a control variate has a mean that is not
+        zero.
     """
     draws = draws_of(result)
     if smooth:
@@ -108,25 +121,42 @@ def expectation(
     weights = np.exp(draws.log_weight - peak)
     ess = float(weights.sum() ** 2 / np.sum(weights**2))
     if ess < MIN_EFFECTIVE_DRAWS:
+        is_few = len(weights) < MIN_EFFECTIVE_DRAWS
         raise ValueError(
-            f"Only {ess:.1f} of {len(weights)} draws are effective, so that importance weighting "
-            "gives no estimate; use more draws or steps, another guidance, or a kernel without "
-            "weights (sp.AnnealedScoreMCMC)."
+            f"Only {ess:.1f} of {len(weights)} draws are effective, too few for an estimate with "
+            "an error; use more draws"
+            + (
+                "."
+                if is_few
+                else ", steps or particles, another guidance, or a kernel without "
+                "weights (sp.AnnealedScoreMCMC)."
+            )
+        )
+    if not normalised and not abs(peak) < _MAX_LOG_WEIGHT:
+        raise ValueError(
+            f"The largest log weight is {peak:.4g}: `normalised=False` is for ratios of normalised "
+            "densities; use `normalised=True`."
         )
     # Weights that add up to the shares of the sum that is estimated.
     weights = weights / (weights.sum() if normalised else len(weights) * np.exp(-peak))
-    inner = _within_clusters(draws)
-    tail = np.array([_tail_shape(column, inner, normalised) for column in terms.T])
-    _warn_of_tails(tail)
-    value, error = _mean(terms, weights, draws.cluster, normalised)
+    inner = within_clusters(draws)
+    tail = np.array([tail_shape(column, inner, normalised) for column in terms.T])
+    warn_of_tails(tail)
+    value, error = weighted_mean(terms, weights, draws.cluster, normalised)
+    warn_of_chains(terms, weights, draws, value, error)
     gain = np.ones_like(value)
     if control_variates is not None:
         plain_error = error
-        reduced = reduce(terms, draws, _part(control_variates), normalised).terms
-        value, error = _mean(reduced, weights, draws.cluster, normalised)
+        part = _part(control_variates)
+        reduced = reduce(terms, draws, part, normalised).terms
+        warn_of_means(evaluate(part, draws), draws, weights)
+        value, error = weighted_mean(reduced, weights, draws.cluster, normalised)
         known = error > 0
         ratio = np.divide(plain_error, error, out=np.full_like(error, np.inf), where=known)
         gain = np.where(plain_error > 0, ratio**2, 1.0)
+    is_empty = ~np.any(terms != 0, axis=0)
+    error = np.where(is_empty, np.inf, error)
+    warn_of_errors(error, is_empty)
     return Expectation(
         value.reshape(shape), error.reshape(shape), ess, tail.reshape(shape),
         len(weights), int(draws.cluster.max()) + 1, gain.reshape(shape),
@@ -166,7 +196,11 @@ def balance_heuristic(
     target = check_log_weight(log_target)
     proposals = np.asarray(log_proposals, np.float64)
     counts = np.asarray(num_draws, np.float64)
-    if proposals.shape != (len(target), counts.size) or counts.ndim != 1:
+    if counts.ndim != 1 or np.any(counts != np.round(counts)):
+        raise ValueError(f"`num_draws={num_draws}` must be a vector of whole numbers.")
+    if np.any(np.isnan(proposals)):
+        raise ValueError("`log_proposals` has values that are not a number.")
+    if proposals.shape != (len(target), counts.size):
         raise ValueError(
             f"`log_proposals` of shape {proposals.shape} must have a row for each of the "
             f"{len(target)} draws and a column for each of the {counts.size} proposals."
@@ -184,52 +218,16 @@ def balance_heuristic(
     return target - mixture
 
 
-def psis(log_weight: ArrayLike) -> tuple[np.ndarray, float]:
-    """Smooth the largest weights by a Pareto law (Vehtari et al., arXiv:1507.02646).
-
-    Parameters
-    ----------
-    log_weight
-        Log weights, shape ``(n,)``.
-
-    Returns
-    -------
-    tuple
-        Smoothed log weights with the mean weight kept, and the shape k of the tail.
-
-    Raises
-    ------
-    ValueError
-        If a weight is NaN or infinite, or none is finite.
-    """
-    values = check_log_weight(log_weight)
-    known = np.isfinite(values)
-    smoothed = np.full_like(values, -np.inf)
-    found, pareto_k = _psislw(values[known] - values[known].max())
-    total = np.logaddexp.reduce(values)
-    smoothed[known] = found - np.logaddexp.reduce(found) + total
-    return smoothed, pareto_k
-
-
-def _psislw(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
-    """Call ArviZ's implementation, wherever the version has it."""
-    import arviz as az  # costs a second, which importing the package should not
-
-    # Too few draws, or too many equal ones, have no tail that a Pareto law could be fitted to.
-    if len(np.unique(log_weight)) < _MIN_TAIL:
-        return log_weight, -np.inf
-    if hasattr(az, "psislw"):
-        found, pareto_k = az.psislw(log_weight)
-    else:
-        from arviz_stats.base import array_stats  # type: ignore[import-not-found]
-
-        found, pareto_k = array_stats.psislw(log_weight)
-    return np.asarray(found, np.float64), float(pareto_k)
-
-
 def _terms(fn: Any, draws: WeightedDraws) -> tuple[np.ndarray, tuple[int, ...]]:
     """Return the function at the draws as a matrix, zero where there is no weight."""
-    found = np.asarray(jax.jit(jax.vmap(fn))(draws.values) if callable(fn) else fn, np.float64)
+    try:
+        found = np.asarray(jax.jit(jax.vmap(fn))(draws.values) if callable(fn) else fn, np.float64)
+    except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
+        raise ValueError(
+            "`fn` could not be evaluated: it must be a function of one draw, a dictionary of "
+            "arrays, written in JAX and returning one array, or be the values themselves "
+            f"({type(error).__name__}: {str(error).splitlines()[0][:200]})."
+        ) from error
     count = len(draws.log_weight)
     if found.ndim == 0 or len(found) != count:
         raise ValueError(
@@ -244,59 +242,6 @@ def _terms(fn: Any, draws: WeightedDraws) -> tuple[np.ndarray, tuple[int, ...]]:
             "expectation of it does not exist, or the function needs a remedy there."
         )
     return np.where(has_weight[:, None], terms, 0.0), found.shape[1:]
-
-
-def _mean(
-    terms: np.ndarray, weights: np.ndarray, cluster: np.ndarray, normalised: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return weighted sums and their standard errors."""
-    value = weights @ terms
-    count = int(cluster.max()) + 1
-    if count == 1:
-        return value, np.full_like(value, np.nan)
-    influence = weights[:, None] * (terms - value) if normalised else weights[:, None] * terms
-    sums = np.zeros((count, terms.shape[1]))
-    np.add.at(sums, cluster, influence)
-    if not normalised:
-        sums -= value * (np.bincount(cluster, minlength=count) / len(cluster))[:, None]
-    return value, np.sqrt(np.sum(sums**2, axis=0) * count / (count - 1))
-
-
-def _tail_shape(term: np.ndarray, log_weight: np.ndarray, normalised: bool) -> float:
-    """Return the larger of the tail shapes of |w f| and, for a ratio, of w."""
-    with np.errstate(divide="ignore"):
-        sizes = log_weight + np.log(np.abs(term))
-    shapes = [_psislw(sizes[np.isfinite(sizes)])[1]] if np.any(np.isfinite(sizes)) else [-np.inf]
-    if normalised:
-        shapes.append(_psislw(log_weight[np.isfinite(log_weight)])[1])
-    return max(shapes)
-
-
-def _within_clusters(draws: WeightedDraws) -> np.ndarray:
-    """Return log weights, each over the mean of its cluster where clusters are few.
-
-    The largest weights of a few runs are all of one run, and say nothing of a tail.
-    """
-    count = int(draws.cluster.max()) + 1
-    if count >= _MIN_TAIL:
-        return draws.log_weight
-    means = np.full(count, -np.inf)
-    np.logaddexp.at(means, draws.cluster, draws.log_weight)
-    means -= np.log(np.bincount(draws.cluster, minlength=count))
-    return draws.log_weight - np.where(np.isfinite(means), means, 0.0)[draws.cluster]
-
-
-def _warn_of_tails(tail: np.ndarray) -> None:
-    heavy = np.flatnonzero(tail > MAX_PARETO_K)
-    if len(heavy):
-        which = "" if len(tail) == 1 else f" of {len(heavy)} of {len(tail)} expectations"
-        warnings.warn(
-            f"The Pareto k{which} is {tail.max():.2f}, above {MAX_PARETO_K}: estimate and error "
-            "are unreliable. Use more draws, a proposal with wider tails (`balance_heuristic` with "
-            "a share of unguided draws), or `smooth=True`.",
-            UserWarning,
-            stacklevel=3,
-        )
 
 
 def _part(controls: Controls | str) -> Controls:

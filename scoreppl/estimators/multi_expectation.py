@@ -28,7 +28,6 @@ from scoreppl.estimators.function_values import (
     evaluate,
     standard_normal,
 )
-from scoreppl.estimators.importance import psis
 from scoreppl.estimators.mixture_adaptation import (
     CUTOFF,
     Sample,
@@ -44,6 +43,7 @@ from scoreppl.estimators.mixture_proposal import (
     points_of,
     standard_normal_points,
 )
+from scoreppl.estimators.tails import psis
 
 _LEAST_DRAWS = 200
 # As in the authors' program: batches of a tenth of the budget, adaptation within half of it.

@@ -1,5 +1,6 @@
 """Multilevel Monte Carlo over the step counts of a reverse diffusion."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -48,8 +49,9 @@ class Multilevel(NamedTuple):
     value
         Sum of the levels' means, of the shape that `fn` returns.
     standard_error
-        Of `value`. The bias of the finest diffusion is not in it: that shrinks as its number of
-        steps grows, and ``levels.means[-1]`` is what the last refinement changed.
+        Of `value`; infinite where f is zero at all draws. The bias of the finest diffusion is not
+        in it: that shrinks as its number of steps grows, and ``levels.means[-1]`` is what the last
+        refinement changed.
     levels
         Means, variances, costs and draws level by level.
     num_evaluations
@@ -106,7 +108,8 @@ def multilevel(
     target_standard_error
         Standard error to be reached, a number or of the shape of `fn`'s values; or
     num_evaluations
-        evaluations of the denoiser to spend. Exactly one of the two.
+        evaluations of the denoiser to spend, at least one batch of each level. Exactly one of the
+        two.
     solver
         As of `coupled_draws`. Coupled paths with noise draw together slowly as steps are added, so
         that a deterministic solver, the default, gains far more.
@@ -129,6 +132,11 @@ def multilevel(
     ------
     ValueError
         If an argument is not as above, or `fn` is not finite at a draw.
+
+    Warns
+    -----
+    UserWarning
+        If `fn` is zero at all draws.
 
     Notes
     -----
@@ -177,6 +185,9 @@ def multilevel(
         for level in range(len(steps))
     ]
     variances = np.stack([pilot.var(0, ddof=1) for pilot in pilots])
+    # What no pilot of a level shows may still happen to one in so many.
+    unseen = variances.max(0, keepdims=True) / (pilot_blocks * block_size)
+    variances = np.where(variances == 0, unseen, variances)
     counts = _allocation(variances, costs, target_standard_error, num_evaluations)
     rounding = np.ceil if num_evaluations is None else np.floor
     blocks = np.maximum(rounding(counts / block_size), 1).astype(int)
@@ -193,6 +204,15 @@ def multilevel(
     )
     shape = (len(steps),) + (1,) * (levels.means.ndim - 1)
     squared_error = np.sum(levels.variances / draws.reshape(shape), axis=0)
+    is_empty = np.all([np.all(v == 0, axis=(0, 1)) for v in found], axis=0)
+    if np.any(is_empty):
+        warnings.warn(
+            "`fn` is zero at all draws, so that nothing is known of its mean; use more draws, or "
+            "sp.estimators.rare_event.",
+            UserWarning,
+            stacklevel=2,
+        )
+    squared_error = np.where(is_empty, np.inf, squared_error)
     finest = found[-1][-1].var(0, ddof=1)
     plain = np.divide(finest, squared_error, out=np.zeros_like(finest), where=squared_error > 0)
     return Multilevel(
@@ -215,7 +235,7 @@ def _allocation(
         budget = check_count("num_evaluations", budget, 1)
         varies = weight.sum(0) > 0
         if not np.any(varies):
-            return np.zeros(len(costs))
+            return np.full(len(costs), budget / costs.sum())
         return budget * np.mean(weight[:, varies] / weight[:, varies].sum(0), axis=1) / costs
     goal = np.asarray(target, np.float64)
     if not np.all(goal > 0) or not np.all(np.isfinite(goal)):

@@ -17,6 +17,8 @@ from scoreppl.estimators.event_paths import EventPaths, GuidedPaths
 from scoreppl.estimators.event_source import EventSource, read_source
 from scoreppl.score import flow_map
 
+_NUM_RUNS = 10
+
 
 class RareEvent(NamedTuple):
     """The probability of an event.
@@ -24,15 +26,15 @@ class RareEvent(NamedTuple):
     Attributes
     ----------
     log_probability
-        Log of the estimate.
+        Log of the estimate; `probability` is the estimate itself.
     standard_error
         Of `log_probability`: relative error of the probability, from paths where these are
         independent and from runs where they are not.
-    interval
-        Interval for the log probability, from Student's t.
+    log_interval
+        Interval for the log probability, from Student's t; `interval` is that of the probability.
     draws
-        Draws given the event, weighted, for `sp.estimators.expectation` and `resample`; a cluster
-        is a path or a run.
+        Draws given the event, weighted, for `sp.estimators.expectation`; a cluster is a path or a
+        run.
     ess
         Effective number of these draws.
     log_probability_of_runs
@@ -43,7 +45,7 @@ class RareEvent(NamedTuple):
 
     log_probability: float
     standard_error: float
-    interval: tuple[float, float]
+    log_interval: tuple[float, float]
     draws: WeightedDraws
     ess: float
     log_probability_of_runs: np.ndarray
@@ -53,6 +55,12 @@ class RareEvent(NamedTuple):
     def probability(self) -> float:
         """The estimate itself."""
         return float(np.exp(self.log_probability))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Interval for the probability."""
+        low, high = self.log_interval
+        return float(np.exp(low)), float(np.exp(high))
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,9 @@ def rare_event(
         `Splitting` for a posterior.
     num_runs
         Independent runs; at least 2 for the methods by levels, which have no other honest error.
-        None: 1 for independent paths and 10 otherwise.
+        None: 1 for independent paths and 10 otherwise. On a posterior each run starts from its own
+        stretch of the chains, so that the error of the chains is in that of the runs as far as
+        these stretches are longer than the autocorrelation.
     level
         Of the interval.
 
@@ -171,17 +181,19 @@ def rare_event(
         )
     if not 0.0 < level < 1.0:
         raise ValueError(f"`level={level}` must lie strictly between 0 and 1.")
-    found = read_source(source, limit_state)
     if isinstance(chosen, GuidedPaths):
-        num_runs = check_count("num_runs", 1 if num_runs is None else num_runs, 1)
+        usual = 1 if chosen.resampling is None else _NUM_RUNS
+        num_runs = check_count("num_runs", usual if num_runs is None else num_runs, 1)
+        found = read_source(source, limit_state)
         return _of_paths(key, found, chosen, num_runs, level)
-    num_runs = check_count("num_runs", 10 if num_runs is None else num_runs, 2)
+    num_runs = check_count("num_runs", _NUM_RUNS if num_runs is None else num_runs, 2)
+    found = read_source(source, limit_state, num_runs)
     levels = EventLevels(
         _moves(found, chosen.flow_steps),
         is_smooth=chosen.is_smooth, num_particles=chosen.num_particles,
         num_moves=chosen.num_moves, share=chosen.share, max_levels=chosen.max_levels,
     )  # fmt: skip
-    runs = [levels.run(each) for each in jax.random.split(key, num_runs)]
+    runs = [levels.run(each, part) for part, each in enumerate(jax.random.split(key, num_runs))]
     return _of_runs(runs, levels, level)
 
 

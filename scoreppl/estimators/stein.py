@@ -19,8 +19,10 @@ import numpy as np
 from jax import Array
 from scipy.spatial.distance import cdist, pdist
 
-from scoreppl.arguments import check_count
+from scoreppl.arguments import check_count, check_positive
 from scoreppl.estimators.draws import WeightedDraws
+
+_DRAWS_A_CENTRE, _MAX_CENTRES = 100, 30
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,28 @@ class Stein:
 class SteinKernel:
     r"""Control functionals by a kernel (Oates, Girolami and Chopin, arXiv:1410.2392).
 
-    The kernel :math:`k(x, c) = (1 + |x - c|^2 / \ell^2)^{-1/2}` of standardised positions gives
+    The kernel
+
+    .. math:: k(x, c) = b(x) \, b(c) \, (1 + |x - c|^2 / \ell^2)^{-1/2}, \qquad
+        b(x) = (1 + |x|^2 / 4 d)^{-1}
+
+    of standardised positions gives
 
     .. math::
         \nabla_x \cdot \nabla_c k + s(x) \cdot \nabla_c k + s(c) \cdot \nabla_x k
         + s(x) \cdot s(c) \, k,
 
     of mean zero in x for every c, one function for each of `num_centres` draws. They follow
-    anything smooth, in few dimensions.
+    anything smooth, in few dimensions, and vanish far out, where no draw tells what to follow.
 
     Parameters
     ----------
     num_centres
-        How many functions; the regression costs as the square.
+        How many functions; the regression costs as the square. None: one for every 100 draws, at
+        least 2 and at most 30. Functions that follow the draws too closely leave residuals of rare
+        large values, which a sample does not hold: on normal draws in one dimension the standard
+        error is 5 to 25 per cent too small by default, and by a factor of 4 to 6 with 100 of them
+        on a thousand draws.
     length_scale
         The length :math:`\ell` in standard deviations; None: the median distance of the centres.
 
@@ -88,23 +99,29 @@ class SteinKernel:
         If an argument is not positive.
     """
 
-    num_centres: int = 100
+    num_centres: int | None = None
     length_scale: float | None = None
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        check_count("num_centres", self.num_centres, 2)
-        if self.length_scale is not None and not self.length_scale > 0:
-            raise ValueError(f"`length_scale={self.length_scale!r}` must be positive.")
+        if self.num_centres is not None:
+            check_count("num_centres", self.num_centres, 2)
+        if self.length_scale is not None:
+            check_positive("length_scale", self.length_scale)
 
     def __call__(self, draws: WeightedDraws, is_train: np.ndarray) -> np.ndarray:
         """Evaluate them at all draws."""
         x, score = _standardised(draws, is_train)
         # Of draws that the coefficients are not applied to: fixed functions for those.
         usable = np.flatnonzero(is_train & np.isfinite(draws.log_weight))
-        chosen = usable[
-            np.linspace(0, len(usable) - 1, min(self.num_centres, len(usable))).astype(int)
-        ]
+        wanted = self.num_centres or min(max(len(usable) // _DRAWS_A_CENTRE, 2), _MAX_CENTRES)
+        chosen = usable[np.linspace(0, len(usable) - 1, min(wanted, len(usable))).astype(int)]
+        # With the factor b the function is b times that of the plain kernel, with the gradient of
+        # log b added to the score.
+        reach = 4.0 * x.shape[1]
+        square = np.sum(x**2, axis=1)
+        factor = 1.0 / (1.0 + square / reach)
+        score = score - 2.0 * x / (reach + square)[:, None]
         centre, centre_score = x[chosen], score[chosen]
         length = self.length_scale or np.median(pdist(centre)) or 1.0
         inside = 1.0 + cdist(x, centre, "sqeuclidean") / length**2
@@ -114,7 +131,8 @@ class SteinKernel:
         at_x = np.sum(score * x, 1)[:, None] - score @ centre.T
         at_centre = x @ centre_score.T - np.sum(centre_score * centre, 1)
         mixed = slope * (size - 3.0 * (inside - 1.0) / inside)
-        return mixed + slope * (at_x - at_centre) + kernel * (score @ centre_score.T)
+        found = mixed + slope * (at_x - at_centre) + kernel * (score @ centre_score.T)
+        return factor[:, None] * found * factor[chosen]
 
 
 @dataclass(frozen=True)
@@ -130,9 +148,17 @@ class SteinFunctions:
 
     functions: Callable[[Array], Array]
 
+    def __post_init__(self) -> None:
+        """Check that they can be called."""
+        if not callable(self.functions):
+            raise ValueError(f"`functions` of type {type(self.functions).__name__} is no function.")
+
     def __call__(self, draws: WeightedDraws, is_train: np.ndarray) -> np.ndarray:
         """Evaluate them at all draws."""
         x, score = _standardised(draws, is_train)
+        shape = jax.eval_shape(self.functions, jax.ShapeDtypeStruct(x.shape[1:], float)).shape
+        if len(shape) != 1:
+            raise ValueError(f"`functions` returned shape {shape}; it must be a vector.")
         found = _generator(self.functions, jnp.asarray(x), jnp.asarray(score))
         return np.asarray(found, np.float64)
 
@@ -160,6 +186,11 @@ def _standardised(draws: WeightedDraws, is_train: np.ndarray) -> tuple[np.ndarra
             "Stein control variates need the score of the target at the draws: run sp.ScoreMALA, "
             "sp.ScoreHMC or sp.ScoreNUTS with `extra_fields=('position', 'target_score')`, or give "
             "sp.estimators.weighted_draws a `position` and a `score`."
+        )
+    if draws.position.shape != draws.score.shape:
+        raise ValueError(
+            f"`score` has shape {draws.score.shape}, and `position` {draws.position.shape}; they "
+            "must agree."
         )
     mean = draws.position[is_train].mean(0)
     spread = draws.position[is_train].std(0)

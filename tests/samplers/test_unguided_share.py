@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scoreppl.estimators.importance import psis
+from scoreppl.estimators.tails import psis
 from scoreppl.guidance import Guided
 from scoreppl.samplers import guided
 from scoreppl.samplers.guided import guide
