@@ -29,8 +29,9 @@ NUM_PLAIN, NUM_RUNS, NUM_FORECAST_DRAWS = 1_000_000, 20, 20_000
 
 def estimate(out: Path, num_plain: int, num_runs: int) -> None:
     """Estimate the shortfall of the law of scaled returns by every method."""
-    begin = time.perf_counter()
     law = fit_law(jax.random.key(0), load("scaled"))
+    plain_events(jax.random.key(1), law, 1)  # Compiles.
+    begin = time.perf_counter()
     events = plain_events(jax.random.key(1), law, num_plain)
     seconds = time.perf_counter() - begin
     print(f"{num_plain:,} plain paths, {num_plain * NUM_STEPS:,} evaluations: {seconds:.0f} s")
