@@ -24,7 +24,7 @@ from case_studies.portfolio_tail.portfolios import PORTFOLIOS, loss_slopes, unit
 from case_studies.portfolio_tail.shortfall import tail_risk
 
 PARTS, NAMES = ("shortfall", "forecasts"), ("scaled", "static")
-NUM_PLAIN, NUM_RUNS, NUM_FORECAST_DRAWS = 1_000_000, 20, 20_000
+NUM_PLAIN, NUM_RUNS, NUM_FORECAST_DRAWS = 4_000_000, 50, 20_000
 
 
 def estimate(out: Path, num_plain: int, num_runs: int) -> None:

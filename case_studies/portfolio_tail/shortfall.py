@@ -44,6 +44,10 @@ class TailRisk(NamedTuple):
     largest_share: float
 
 
+class TailNotReached(ValueError):
+    """The estimated probability of all losses together is below that of the tail, or too coarse."""
+
+
 def tail_risk(
     loss: ArrayLike,
     log_ratio: ArrayLike | None = None,
@@ -67,7 +71,9 @@ def tail_risk(
     Raises
     ------
     ValueError
-        If a loss or ratio is not a number, or too few losses reach the tail.
+        If a loss or ratio is not a number.
+    TailNotReached
+        If too few losses reach the tail, or all weigh less than it; a `ValueError`.
     """
     losses = np.asarray(loss, np.float64)
     ratios = np.ones_like(losses) if log_ratio is None else np.exp(np.asarray(log_ratio, float))
@@ -78,7 +84,7 @@ def tail_risk(
     beyond = np.cumsum(ratios) / len(losses)
     index = int(np.searchsorted(beyond, probability))
     if index < 1 or index >= len(losses):
-        raise ValueError(
+        raise TailNotReached(
             f"{len(losses)} draws have {index} losses beyond the tail of probability "
             f"{probability:g}: draw more, or guide them further or less far."
         )

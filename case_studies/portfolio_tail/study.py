@@ -1,6 +1,7 @@
 """Expected shortfall by plain and by guided paths of one law, at equal network evaluations."""
 
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ from case_studies.portfolio_tail.paths import (
 )
 from case_studies.portfolio_tail.shortfall import (
     PROBABILITY,
+    TailNotReached,
     TailRisk,
     regression,
     tail_risk,
@@ -40,8 +42,10 @@ class Runs(NamedTuple):
 
     Attributes
     ----------
+    num_runs
+        How many were made.
     risks
-        What each estimated.
+        What each estimated, but those that did not reach the tail.
     controlled
         The same from the same paths with the control variate v - 1; empty where v is one.
     evaluations
@@ -50,6 +54,7 @@ class Runs(NamedTuple):
         Seconds of all runs, without compilation.
     """
 
+    num_runs: int
     risks: list[TailRisk]
     controlled: list[TailRisk]
     evaluations: int
@@ -88,10 +93,11 @@ def guided_runs(
         key_pilot, key_paths = jax.random.split(jax.random.fold_in(jax.random.key(2), seed))
         tilt, _ = pilot(key_pilot, law, slopes)
         found = guided_losses(key_paths, law, slopes, tilt, guidance, num_paths)
-        risks.append(tail_risk(*found))
-        controlled.append(tail_risk(*found, use_control=True))
+        with suppress(TailNotReached):
+            risks.append(tail_risk(*found))
+            controlled.append(tail_risk(*found, use_control=True))
     cost = pilots + evaluations(guidance, num_paths)
-    return Runs(risks, controlled, cost, time.perf_counter() - begin)
+    return Runs(num_runs, risks, controlled, cost, time.perf_counter() - begin)
 
 
 def plain_runs(losses: np.ndarray, cost: int, seconds: float) -> Runs:
@@ -99,7 +105,8 @@ def plain_runs(losses: np.ndarray, cost: int, seconds: float) -> Runs:
     size = cost // NUM_STEPS
     parts = losses[: len(losses) // size * size].reshape(-1, size)
     share = parts.size / len(losses)
-    return Runs([tail_risk(part) for part in parts], [], size * NUM_STEPS, share * seconds)
+    risks = [tail_risk(part) for part in parts]
+    return Runs(len(parts), risks, [], size * NUM_STEPS, share * seconds)
 
 
 def compare(
@@ -117,15 +124,15 @@ def compare(
 def table(compared: dict[str, dict[str, Runs]], truths: dict[str, TailRisk], num_plain: int) -> str:
     """Return means and spreads of runs, variances against plain paths, and coverage."""
     lines = [
-        "| portfolio | paths | evaluations a run | VaR | ES | variance of VaR, plain over this "
-        "| variance of ES, plain over this | VaR covered | ES covered | largest share "
-        "| seconds a run |",
-        "|" + "---|" * 11,
+        "| portfolio | paths | runs | evaluations a run | VaR | ES "
+        "| variance of VaR, plain over this | variance of ES, plain over this "
+        "| VaR covered | ES covered | largest share | seconds a run |",
+        "|" + "---|" * 12,
     ]
     for portfolio, methods in compared.items():
         truth = truths[portfolio]
         lines.append(
-            f"| {portfolio} | truth: {num_plain:,} plain paths | {num_plain * NUM_STEPS:,} "
+            f"| {portfolio} | truth: {num_plain:,} plain paths | 1 | {num_plain * NUM_STEPS:,} "
             f"| {truth.value_at_risk:.2f} ({truth.interval[0]:.2f} to {truth.interval[1]:.2f}) "
             f"| {truth.shortfall:.2f} ± {truth.shortfall_error:.2f} | | | | | | |"
         )
@@ -138,7 +145,8 @@ def table(compared: dict[str, dict[str, Runs]], truths: dict[str, TailRisk], num
     lines.append("")
     lines.append(
         "Per cent of wealth, at 99.9 %. Mean ± standard deviation of a run; ratios with intervals "
-        "at 95 %. Covered: runs whose interval at 95 % holds the truth."
+        "at 95 %. Covered: runs whose interval at 95 % holds the truth. Runs that did not reach "
+        "the tail are left out."
     )
     return "\n".join(lines) + "\n"
 
@@ -162,11 +170,12 @@ def _row(
         ]
         covered = [f"{count} of {len(risks)}" for count in inside]
     share = np.median([risk.largest_share for risk in risks])
+    told = f"{len(risks)} of {runs.num_runs}" if len(risks) < runs.num_runs else f"{len(risks)}"
     return (
-        f"| {portfolio} | {name} | {runs.evaluations:,} "
+        f"| {portfolio} | {name} | {told} | {runs.evaluations:,} "
         f"| {quantiles.mean():.2f} ± {quantiles.std(ddof=1):.2f} "
         f"| {shortfalls.mean():.2f} ± {shortfalls.std(ddof=1):.2f} | {ratios[0]} | {ratios[1]} "
-        f"| {covered[0]} | {covered[1]} | {share:.2f} | {runs.seconds / len(risks):.1f} |"
+        f"| {covered[0]} | {covered[1]} | {share:.2f} | {runs.seconds / runs.num_runs:.1f} |"
     )
 
 
@@ -175,7 +184,10 @@ def variance_ratio(first: list[float], second: np.ndarray) -> str:
     ratio = np.var(first, ddof=1) / np.var(second, ddof=1)
     law = variance_ratio_law(len(first) - 1, len(second) - 1)
     low, high = ratio / law.ppf([0.975, 0.025])
-    return f"{ratio:.0f} ({low:.0f} to {high:.0f})"
+    best, least, most = (
+        f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in (ratio, low, high)
+    )
+    return f"{best} ({least} to {most})"
 
 
 def control_table(law: Law, events: np.ndarray, slopes: np.ndarray) -> str:
