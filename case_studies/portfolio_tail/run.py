@@ -19,7 +19,7 @@ from case_studies.portfolio_tail import backtest, fit, study
 from case_studies.portfolio_tail.data import load_returns
 from case_studies.portfolio_tail.figures import draw_fit, draw_forecasts, draw_runs
 from case_studies.portfolio_tail.network import load
-from case_studies.portfolio_tail.paths import NUM_STEPS, fit_law, plain_events
+from case_studies.portfolio_tail.paths import fit_law, plain_events
 from case_studies.portfolio_tail.portfolios import PORTFOLIOS, loss_slopes, unit
 from case_studies.portfolio_tail.shortfall import tail_risk
 
