@@ -162,6 +162,16 @@ def test_half_of_the_tilted_law_lies_beyond():
     np.testing.assert_allclose(weights[loss > 2].sum() / weights.sum(), 0.5, atol=1e-6)
 
 
+def test_one_heavy_loss_at_the_end_has_a_slope():
+    loss, log_ratio = np.arange(10.0), np.zeros(10)
+    # It weighs more than twice all that are larger, which no slope could give half.
+    log_ratio[7] = np.log(4.5)
+    assert 0 < tilt_slope(loss, log_ratio, 7.0) < 10
+    log_ratio[7] = np.log(10.0)
+    with pytest.raises(TailNotReached, match="guide them less far"):
+        tilt_slope(loss, log_ratio, 7.0)
+
+
 def test_volatility_knows_no_day_before_it_is_over():
     simple = np.random.default_rng(4).normal(scale=0.01, size=(400, 2))
     found = volatility_of(simple)

@@ -24,7 +24,7 @@ from case_studies.portfolio_tail.portfolios import PORTFOLIOS, loss_slopes, unit
 from case_studies.portfolio_tail.shortfall import tail_risk
 
 PARTS, NAMES = ("shortfall", "forecasts"), ("scaled", "static")
-NUM_PLAIN, NUM_RUNS, NUM_FORECAST_DRAWS = 3_000_000, 40, 20_000
+NUM_PLAIN, NUM_RUNS, NUM_FORECAST_DRAWS = 2_000_000, 25, 20_000
 
 
 def estimate(out: Path, num_plain: int, num_runs: int) -> None:
@@ -43,7 +43,7 @@ def estimate(out: Path, num_plain: int, num_runs: int) -> None:
         compared[portfolio] = study.compare(law, slopes, losses, seconds, num_runs)
         text = study.table(compared, truths, num_plain)
         print(text, flush=True)
-    (out / "shortfall.md").write_text(text)
+        (out / "shortfall.md").write_text(text)
     draw_runs(compared, truths, out / "shortfall.png")
     slopes = loss_slopes("scaled", PORTFOLIOS["equal weights"])
     (out / "controls.md").write_text(study.control_table(law, events[:200_000], slopes))

@@ -91,9 +91,9 @@ def guided_runs(
     begin, risks, controlled = time.process_time(), [], []
     for seed in range(num_runs):
         key_pilot, key_paths = jax.random.split(jax.random.fold_in(jax.random.key(2), seed))
-        tilt, _ = pilot(key_pilot, law, slopes)
-        found = guided_losses(key_paths, law, slopes, tilt, guidance, num_paths)
         with suppress(TailNotReached):
+            tilt, _ = pilot(key_pilot, law, slopes)
+            found = guided_losses(key_paths, law, slopes, tilt, guidance, num_paths)
             risks.append(tail_risk(*found))
             controlled.append(tail_risk(*found, use_control=True))
     cost = pilots + evaluations(guidance, num_paths)
