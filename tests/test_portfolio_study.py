@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom, chi2, norm
 
-from case_studies.portfolio_tail import backtest, run
+from case_studies.portfolio_tail import backtest, run, study
 from case_studies.portfolio_tail.coverage_tests import coverage_tests
 from case_studies.portfolio_tail.data import NUM_TEST_DAYS, Returns, load_returns, volatility_of
 from case_studies.portfolio_tail.network import FOLDER, NOISE, load
 from case_studies.portfolio_tail.paths import (
+    NUM_STEPS,
     Tilt,
     fit_law,
     guided_losses,
@@ -20,7 +21,12 @@ from case_studies.portfolio_tail.paths import (
     plain_events,
 )
 from case_studies.portfolio_tail.portfolios import PORTFOLIOS, loss_slopes, unit
-from case_studies.portfolio_tail.shortfall import PROBABILITY, tail_risk, tilt_slope
+from case_studies.portfolio_tail.shortfall import (
+    PROBABILITY,
+    TailNotReached,
+    tail_risk,
+    tilt_slope,
+)
 from scoreppl.network_file import read_card
 
 NEEDS_PRICES = pytest.mark.skipif(
@@ -130,10 +136,23 @@ def test_tail_risk_refuses():
     loss = np.arange(100.0)
     with pytest.raises(ValueError, match="must be numbers"):
         tail_risk(loss, np.full(100, np.nan), probability=0.1)
-    with pytest.raises(ValueError, match="draw more"):
+    with pytest.raises(TailNotReached, match="draw more"):
         tail_risk(loss)
-    with pytest.raises(ValueError, match="guide them further or less far"):
+    with pytest.raises(TailNotReached, match="guide them further or less far"):
         tail_risk(loss, np.full(100, -20.0))
+
+
+def test_the_table_tells_runs_without_an_estimate():
+    losses = np.random.default_rng(7).normal(size=40_000)
+    truth = tail_risk(losses)
+    plain = study.plain_runs(losses, 10_000 * NUM_STEPS, 1.0)
+    guided = plain._replace(num_runs=5, controlled=plain.risks)
+    table = study.table({"one": {"plain paths": plain, "guided": guided}}, {"one": truth}, 40_000)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert [row[2] for row in rows[2:6]] == ["1", "4", "4 of 5", "4 of 5"]
+    # The same runs vary as much; F of 3 and 3 degrees has its 97.5 % quantile at 15.4.
+    assert rows[4][7] == rows[5][7] == "1 (0.065 to 15)"
+    assert {len(row) for row in rows[:6]} == {12}
 
 
 def test_half_of_the_tilted_law_lies_beyond():
@@ -141,6 +160,16 @@ def test_half_of_the_tilted_law_lies_beyond():
     slope = tilt_slope(loss, np.zeros_like(loss), 2.0)
     weights = 1 / (1 + np.exp(-slope * (loss - 2.0)))
     np.testing.assert_allclose(weights[loss > 2].sum() / weights.sum(), 0.5, atol=1e-6)
+
+
+def test_one_heavy_loss_at_the_end_has_a_slope():
+    loss, log_ratio = np.arange(10.0), np.zeros(10)
+    # It weighs more than twice all that are larger, which no slope could give half.
+    log_ratio[7] = np.log(4.5)
+    assert 0 < tilt_slope(loss, log_ratio, 7.0) < 10
+    log_ratio[7] = np.log(10.0)
+    with pytest.raises(TailNotReached, match="guide them less far"):
+        tilt_slope(loss, log_ratio, 7.0)
 
 
 def test_volatility_knows_no_day_before_it_is_over():

@@ -44,6 +44,10 @@ class TailRisk(NamedTuple):
     largest_share: float
 
 
+class TailNotReached(ValueError):
+    """The estimated probability of all losses together is below that of the tail, or too coarse."""
+
+
 def tail_risk(
     loss: ArrayLike,
     log_ratio: ArrayLike | None = None,
@@ -67,7 +71,9 @@ def tail_risk(
     Raises
     ------
     ValueError
-        If a loss or ratio is not a number, or too few losses reach the tail.
+        If a loss or ratio is not a number.
+    TailNotReached
+        If too few losses reach the tail, or all weigh less than it; a `ValueError`.
     """
     losses = np.asarray(loss, np.float64)
     ratios = np.ones_like(losses) if log_ratio is None else np.exp(np.asarray(log_ratio, float))
@@ -78,7 +84,7 @@ def tail_risk(
     beyond = np.cumsum(ratios) / len(losses)
     index = int(np.searchsorted(beyond, probability))
     if index < 1 or index >= len(losses):
-        raise ValueError(
+        raise TailNotReached(
             f"{len(losses)} draws have {index} losses beyond the tail of probability "
             f"{probability:g}: draw more, or guide them further or less far."
         )
@@ -110,14 +116,24 @@ def regression(terms: np.ndarray, controls: np.ndarray) -> np.ndarray:
 def tilt_slope(loss: np.ndarray, log_ratio: np.ndarray, end: float) -> float:
     r"""Return the slope at which half of the tilted law lies beyond the end of the tilt.
 
-    The weight is :math:`1 / (1 + e^{-\lambda (L - a)})`, `end` is a; as far as these draws tell.
+    The weight is :math:`1 / (1 + e^{-\lambda (L - a)})`, `end` is a; as far as these draws tell. A
+    loss at the end counts as beyond it: it may weigh more than all that are larger.
+
+    Raises
+    ------
+    TailNotReached
+        If half of the draws' weight lies beyond the end without any tilt.
     """
     ratios = np.exp(log_ratio - log_ratio.max())
 
     def excess(slope: float) -> float:
         weights = ratios * expit(slope * (loss - end))
-        return float(weights[loss > end].sum() / weights.sum()) - 0.5
+        return float(weights[loss >= end].sum() / weights.sum()) - 0.5
 
+    if excess(0.0) >= 0:
+        raise TailNotReached(
+            f"Half of the weight of {len(loss)} draws lies beyond {end:.3g}: guide them less far."
+        )
     steepest = 1.0 / np.std(loss)
     while excess(steepest) < 0:
         steepest *= 2

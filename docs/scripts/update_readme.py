@@ -71,7 +71,14 @@ PLACES = (
     ("docs/annealing.md", "calibration", "docs/quickstart/calibration.md"),
     *(
         ("case_studies/portfolio_tail/README.md", part, f"docs/portfolio_tail/{part}.md")
-        for part in ("fit_scaled", "fit_static", "backtest")
+        for part in (
+            "fit_scaled",
+            "fit_static",
+            "shortfall",
+            "controls",
+            "steps",
+            "backtest",
+        )
     ),
     *(
         ("case_studies/augmentation/README.md", part, f"docs/augmentation/{part}.md")
