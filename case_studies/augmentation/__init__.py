@@ -1,1 +1,0 @@
-"""Imbalanced training sets, evened out by weighted draws of a digits prior."""
