@@ -9,8 +9,14 @@ from scipy.stats import halfcauchy, norm
 
 import scoreppl as sp
 from case_studies.eight_schools import methods
-from case_studies.eight_schools.judge import estimates, judge
-from case_studies.eight_schools.methods import Drawn, brute_force, proposed
+from case_studies.eight_schools.judge import (
+    estimates,
+    judge,
+    log_evidence,
+    pseudo_values,
+    summarise,
+)
+from case_studies.eight_schools.methods import Drawn, proposed, weighed
 from case_studies.eight_schools.model import (
     ERRORS,
     SCORES,
@@ -32,24 +38,30 @@ def _weighed_prior(num_draws):
 def test_quadrature_agrees_with_weighed_prior_draws():
     """No formula in common. Twelve comparisons at 4.5 errors of 20 runs: false alarms 3e-3."""
     truth, (effects, log_weight) = posterior(401), _weighed_prior(200_000)
-    drawn = Drawn(effects, log_weight, None, 0.0, 0.0, 0.0, None)
+    drawn = Drawn(effects, log_weight, None, 0, 0.0, 0.0, 0.0, None)
     found = estimates(drawn)
     for values, exact in zip(found, (truth.mean, truth.sd, truth.quantiles), strict=True):
         error = values.std(0, ddof=1) / np.sqrt(20)
         assert np.all(np.abs(values.mean(0) - exact) < 4.5 * error)
-    evidence = logsumexp(log_weight, axis=1) - np.log(log_weight.shape[1])
+    evidence = log_evidence(logsumexp(log_weight, axis=1) - np.log(log_weight.shape[1]))
     assert abs(evidence.mean() - truth.log_evidence) < 4.5 * evidence.std(ddof=1) / np.sqrt(20)
     assert judge(found, truth).mean_error < 0.2
     shifted = drawn._replace(effects=effects + 1.0)
     assert judge(estimates(shifted), truth).worst > 10
 
 
-def test_quantiles_of_weighted_draws():
-    values = np.arange(100.0)[None, ::-1, None] * np.ones(8)
-    weight = np.where(values[..., 0] < 50, 0.0, -np.inf)
-    found = estimates(Drawn(values, weight, None, 0.0, 0.0, 0.0, None)).quantiles[0, :, 0]
-    np.testing.assert_allclose(found, [2, 24, 47], atol=1)
+def test_summaries_of_weighted_draws():
+    """Half of the draws have no weight, and draws come in no order."""
+    values = np.arange(100.0)[::-1, None] * np.ones(8)
+    found = summarise(values, np.where(values[:, 0] < 50, 0.0, -np.inf))
+    expected = [24.5, np.sqrt((50**2 - 1) / 12), 2, 24, 47]
+    np.testing.assert_allclose(found, np.array(expected)[:, None] * np.ones(8))
     assert QUANTILES == (0.05, 0.5, 0.95)
+
+
+def test_pseudo_values_of_a_mean_are_the_runs():
+    runs = np.random.default_rng(0).normal(size=(20, 3))
+    np.testing.assert_allclose(pseudo_values(lambda kept: runs[kept].mean(0), 20), runs)
 
 
 def test_the_priors_density_is_the_mean_over_the_hierarchy():
@@ -85,7 +97,7 @@ def test_the_network_has_the_priors_quantiles():
 
 
 @pytest.mark.slow
-def test_a_wrong_network_costs_acceptance_and_not_correctness(monkeypatch):
+def test_a_wrong_network_costs_acceptance_and_not_correctness():
     """Eight means of 20 chains, 5.5 errors by Student's t of 19 degrees: false alarms 2e-4."""
     truth, accepted = posterior(1001), []
     for network in (load(), as_network(initial(jax.random.key(0)))):
@@ -96,9 +108,9 @@ def test_a_wrong_network_costs_acceptance_and_not_correctness(monkeypatch):
 
 
 @pytest.mark.slow
-def test_particles_agree_with_the_networks_own_posterior(monkeypatch):
+def test_particles_agree_with_the_networks_own_posterior():
     network = load()
-    own = brute_force(jax.random.key(0), network, num_draws=5_000)
+    own = weighed(jax.random.key(0), network, num_draws=5_000)
     smc = methods.particles(jax.random.key(1), network)
     difference = smc.log_evidence.mean() - own.log_evidence.mean()
     noise = np.hypot(smc.log_evidence.std(ddof=1), own.log_evidence.std(ddof=1)) / np.sqrt(20)

@@ -23,7 +23,7 @@ def draw_figure(
     spreads.set(xlabel="spread over schools, points", ylabel="share of smaller ones")
     spreads.set_xlim(0.02, 1000)
     tails.legend(frameon=False)
-    for row, (name, found) in enumerate(summaries.items()):
+    for row, found in enumerate(summaries.values()):
         error, noise = found.mean.mean(0) - truth.mean, standard_error(found.mean)
         places = row + np.linspace(-0.28, 0.28, len(error))
         errors.errorbar(error, places, xerr=2 * noise, fmt=".", color=f"C{row}", lw=1)

@@ -1,5 +1,6 @@
 """Draws against the truth: errors in points of the test and in Monte Carlo errors."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from case_studies.eight_schools.truth import QUANTILES, Truth
 
 
 class Estimates(NamedTuple):
-    """Summaries of each run, shape ``(runs, 8)``, quantiles ``(runs, 3, 8)``."""
+    """Jackknifed summaries by run, shape ``(runs, 8)``, quantiles ``(runs, 3, 8)``."""
 
     mean: np.ndarray
     sd: np.ndarray
@@ -17,20 +18,49 @@ class Estimates(NamedTuple):
 
 
 def estimates(drawn: Drawn) -> Estimates:
-    """Summarise each run by weighted means, standard deviations and quantiles."""
-    weight = np.exp(drawn.log_weight - drawn.log_weight.max(1, keepdims=True))
-    weight /= weight.sum(1, keepdims=True)
-    mean = np.einsum("rn,rnj->rj", weight, drawn.effects)
-    squared = np.einsum("rn,rnj->rj", weight, (drawn.effects - mean[:, None]) ** 2)
-    return Estimates(mean, np.sqrt(squared), _quantiles(drawn.effects, weight))
+    """Return pseudo-values of weighted means, standard deviations and quantiles."""
+
+    def statistic(kept: np.ndarray) -> np.ndarray:
+        effects = drawn.effects[kept].reshape(-1, drawn.effects.shape[-1])
+        return summarise(effects, drawn.log_weight[kept].ravel())
+
+    found = pseudo_values(statistic, len(drawn.effects))
+    return Estimates(found[:, 0], found[:, 1], found[:, 2:])
 
 
-def _quantiles(effects: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    order = np.argsort(effects, 1)
-    values = np.take_along_axis(effects, order, 1)
-    below = np.cumsum(np.take_along_axis(weight[..., None], order, 1), 1)
-    found = [np.argmax(below >= probability, 1) for probability in QUANTILES]
-    return np.stack([np.take_along_axis(values, i[:, None], 1)[:, 0] for i in found], 1)
+def log_evidence(by_run: np.ndarray) -> np.ndarray:
+    """Return pseudo-values of the log of the runs' mean evidence."""
+
+    def statistic(kept: np.ndarray) -> np.ndarray:
+        return np.logaddexp.reduce(by_run[kept]) - np.log(kept.sum())
+
+    return pseudo_values(statistic, len(by_run))
+
+
+def pseudo_values(statistic: Callable[[np.ndarray], np.ndarray], num_runs: int) -> np.ndarray:
+    """Return a jackknife's pseudo-values, one a run.
+
+    Their mean is the statistic of all runs together, less the leading term of its bias, and their
+    spread gives its error (Tukey, 1958). Runs of equal weight have their own means as pseudo-values
+    of a mean.
+    """
+    every = np.ones(num_runs, bool)
+    without = [statistic(np.arange(num_runs) != run) for run in range(num_runs)]
+    return num_runs * statistic(every) - (num_runs - 1) * np.stack(without)
+
+
+def summarise(effects: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
+    """Return mean, standard deviation and `QUANTILES` of weighted draws, shape ``(5, 8)``."""
+    weight = np.exp(log_weight - log_weight.max())
+    weight /= weight.sum()
+    mean = weight @ effects
+    sd = np.sqrt(weight @ (effects - mean) ** 2)
+    order = np.argsort(effects, 0)
+    below = np.cumsum(weight[order], 0)
+    places = [np.argmax(below >= probability, 0)[None] for probability in QUANTILES]
+    values = np.take_along_axis(effects, order, 0)
+    quantiles = [np.take_along_axis(values, place, 0)[0] for place in places]
+    return np.stack([mean, sd, *quantiles])
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -36,10 +37,11 @@ class Drawn(NamedTuple):
         Shape ``(runs, draws)``; zeros for draws of equal weight.
     log_evidence
         Of each run, shape ``(runs,)``, or None.
-    score_evaluations
-        A run, warm-up included; 0 for NUTS on the hierarchy.
-    density_evaluations
-        A run, warm-up included, of the model's density or its gradient.
+    num_warmup
+        Draws of a run that were thrown away.
+    score_evaluations, density_evaluations
+        A draw, mean after the warm-up: of the network, and of the model's density or its gradient
+        where that is a known one.
     seconds
         Of all runs together, with compilation.
     accept_prob
@@ -49,22 +51,16 @@ class Drawn(NamedTuple):
     effects: np.ndarray
     log_weight: np.ndarray
     log_evidence: np.ndarray | None
+    num_warmup: int
     score_evaluations: float
     density_evaluations: float
     seconds: float
     accept_prob: float | None
 
 
-class Cost(NamedTuple):
-    """Names of the extra fields that count evaluations."""
-
-    score: str | None = "num_score_evaluations"
-    density: str | None = None
-
-
 def by_chains(
     kernel: Any, key: Array, num_warmup: int, num_samples: int, *args: Any,
-    cost: Cost = Cost(), accept: bool = True,
+    fields: tuple[str, ...] = ("num_score_evaluations",),
 ) -> tuple[Drawn, dict[str, np.ndarray]]:  # fmt: skip
     """Run `NUM_RUNS` chains of a NumPyro kernel; also return the extra fields by chain."""
     start = time.perf_counter()
@@ -72,63 +68,54 @@ def by_chains(
         kernel, num_warmup=num_warmup, num_samples=num_samples, num_chains=NUM_RUNS,
         chain_method="vectorized", progress_bar=False,
     )  # fmt: skip
-    counted = tuple(name for name in cost if name is not None)
     with warnings.catch_warnings():
-        # ScoreNUTS warns of networks, and the report says what comes of it.
+        # ScoreNUTS warns of networks, and the tables say what comes of it.
         warnings.filterwarnings("ignore", message=".*curl.*")
-        mcmc.warmup(key, *args, extra_fields=counted, collect_warmup=True)
-        spent = mcmc.get_extra_fields()
-        fields = {*counted, *(("log_weight",) if isinstance(kernel, sp.GuidedDiffusion) else ())}
-        mcmc.run(key, *args, extra_fields=(*fields, *(("accept_prob",) if accept else ())))
+        mcmc.run(key, *args, extra_fields=(*fields, "accept_prob"))
     effects = np.asarray(mcmc.get_samples(group_by_chain=True)["theta"], np.float64)
     extra = {k: np.asarray(v) for k, v in mcmc.get_extra_fields(group_by_chain=True).items()}
-    totals = {
-        name: (np.sum(spent[name], dtype=float) + np.sum(extra[name], dtype=float)) / NUM_RUNS
-        for name in counted
-    }
+    mean = {name: float(np.mean(value, dtype=float)) for name, value in extra.items()}
     drawn = Drawn(
         effects,
         np.zeros(effects.shape[:2]),
         None,
-        totals.get(cost.score, 0.0) if cost.score else 0.0,
-        totals.get(cost.density, 0.0) if cost.density else 0.0,
+        num_warmup,
+        mean.get("num_score_evaluations", 0.0),
+        mean.get("num_density_evaluations", mean.get("num_steps", 0.0)),
         time.perf_counter() - start,
-        float(extra["accept_prob"].mean()) if accept else None,
+        mean["accept_prob"],
     )
     return drawn, extra
 
 
-def nuts(key: Array, prior: sp.ScoreModel) -> Drawn:
+def nuts(key: Array) -> Drawn:
     """NumPyro's NUTS on the hierarchy; it does not use the network."""
     kernel = NUTS(hierarchical, target_accept_prob=0.95)
-    return by_chains(kernel, key, 500, 2000, cost=Cost(None, "num_steps"))[0]
+    return by_chains(kernel, key, 500, 1000, fields=("num_steps",))[0]
 
 
 def mala(key: Array, prior: sp.ScoreModel) -> Drawn:
     """ScoreMALA: local moves at the lowest noise level."""
-    return by_chains(sp.ScoreMALA(learned, dense_mass=True), key, 1000, 4000, prior)[0]
+    return by_chains(sp.ScoreMALA(learned, dense_mass=True), key, 500, 2000, prior)[0]
 
 
 def score_nuts(key: Array, prior: sp.ScoreModel) -> Drawn:
     """ScoreNUTS, which the library advises against on networks."""
-    return by_chains(sp.ScoreNUTS(learned, dense_mass=True), key, 500, 1000, prior)[0]
+    return by_chains(sp.ScoreNUTS(learned, dense_mass=True), key, 200, 300, prior)[0]
 
 
-def annealed(key: Array, prior: sp.ScoreModel) -> Drawn:
-    """AnnealedScoreMCMC with as many sweeps as the README advises in few dimensions."""
-    kernel = sp.AnnealedScoreMCMC(learned, steps_per_level=12, block_size=32)
-    return by_chains(kernel, key, 32, 224, prior)[0]
-
-
-def annealed_once(key: Array, prior: sp.ScoreModel) -> Drawn:
-    """AnnealedScoreMCMC as it comes: one sweep a level."""
-    return by_chains(sp.AnnealedScoreMCMC(learned, block_size=32), key, 32, 224, prior)[0]
+def annealed(key: Array, prior: sp.ScoreModel, steps_per_level: int = 1) -> Drawn:
+    """AnnealedScoreMCMC: independent draws, each annealed from noise."""
+    kernel = sp.AnnealedScoreMCMC(learned, steps_per_level=steps_per_level, block_size=16)
+    num_samples = 96 if steps_per_level == 1 else 32
+    return by_chains(kernel, key, 16, num_samples, prior)[0]
 
 
 def guided(key: Array, prior: sp.ScoreModel) -> Drawn:
     """GuidedDiffusion: independent guided paths in a Metropolis chain, and their evidence."""
-    kernel = sp.GuidedDiffusion(learned)
-    drawn, extra = by_chains(kernel, key, 64, 512, prior)
+    kernel = sp.GuidedDiffusion(learned, num_steps=32)
+    fields = ("num_score_evaluations", "log_weight")
+    drawn, extra = by_chains(kernel, key, 64, 128, prior, fields=fields)
     found = [sp.estimators.log_evidence(weights).log_evidence for weights in extra["log_weight"]]
     return drawn._replace(log_evidence=np.array(found))
 
@@ -136,7 +123,7 @@ def guided(key: Array, prior: sp.ScoreModel) -> Drawn:
 def particles(key: Array, prior: sp.ScoreModel) -> Drawn:
     """ScoreSMC by guided paths."""
     start = time.perf_counter()
-    smc = sp.ScoreSMC(learned, num_particles=500, num_steps=50, num_runs=NUM_RUNS)
+    smc = sp.ScoreSMC(learned, num_particles=200, num_steps=32, num_runs=NUM_RUNS)
     smc.run(key, prior)
     samples, log_weight = smc.get_weighted_samples()
     log_weight = np.asarray(log_weight, np.float64).reshape(NUM_RUNS, -1)
@@ -144,36 +131,34 @@ def particles(key: Array, prior: sp.ScoreModel) -> Drawn:
         np.asarray(samples["theta"], np.float64).reshape(NUM_RUNS, -1, len(SCORES)),
         log_weight,
         _log_mean(log_weight),
-        smc.result.num_score_evaluations / NUM_RUNS,
+        0,
+        smc.result.num_score_evaluations / log_weight.size,
         0.0,
         time.perf_counter() - start,
         None,
     )
 
 
-def brute_force(
-    key: Array, prior: sp.ScoreModel, num_draws: int = 20_000, num_steps: int = 50
-) -> Drawn:
+def weighed(key: Array, prior: sp.ScoreModel, num_draws: int = 6_000, num_steps: int = 30) -> Drawn:
     """Draw from the network alone and weigh by the likelihood: the network's own posterior."""
     start = time.perf_counter()
 
     @jax.jit
-    def run(key: Array) -> tuple[Array, Array]:
+    def run(prior: sp.ScoreModel, key: Array) -> tuple[Array, Array]:
         effects = to_effects(prior.sample(key, (num_draws,), num_steps=num_steps))
-        return effects, jnp.sum(norm.logpdf(SCORES, effects, ERRORS), -1)
+        return effects, jnp.sum(norm.logpdf(effects, SCORES, ERRORS), -1)
 
-    found = [run(key) for key in jax.random.split(key, NUM_RUNS)]
-    effects, log_weight = (np.asarray(v, np.float64) for v in map(np.stack, zip(*found)))
+    found = [run(prior, key) for key in jax.random.split(key, NUM_RUNS)]
+    effects, log_weight = (np.stack(v).astype(np.float64) for v in zip(*found, strict=True))
     seconds = time.perf_counter() - start
-    cost = num_draws * num_steps
-    return Drawn(effects, log_weight, _log_mean(log_weight), cost, 0.0, seconds, None)
+    return Drawn(effects, log_weight, _log_mean(log_weight), 0, num_steps, 0.0, seconds, None)
 
 
-def proposed(key: Array, network: sp.ScoreModel, *, local: str | None = "nuts") -> Drawn:
+def proposed(key: Array, network: sp.ScoreModel) -> Drawn:
     """DiffusionMH: the hierarchy's density, with the network as a proposal alone."""
-    kernel = sp.DiffusionMH(exact, {"z": network}, local=local)
-    cost = Cost(density="num_density_evaluations")
-    return by_chains(kernel, key, 500, 1000, cost=cost)[0]
+    kernel = sp.DiffusionMH(exact, {"z": network}, num_levels=8)
+    fields = ("num_score_evaluations", "num_density_evaluations")
+    return by_chains(kernel, key, 150, 400, fields=fields)[0]
 
 
 def _log_mean(log_weight: np.ndarray) -> np.ndarray:
@@ -182,12 +167,14 @@ def _log_mean(log_weight: np.ndarray) -> np.ndarray:
 
 
 Method = Callable[[Array, sp.ScoreModel], Drawn]
+# The first has no sampler's error but chance: it is the network's posterior.
+OWN = "draws of the network, weighed"
 ON_NETWORK: dict[str, Method] = {
-    "prior draws, weighed": brute_force,
+    OWN: weighed,
     "`GuidedDiffusion`": guided,
     "`ScoreSMC`": particles,
     "`AnnealedScoreMCMC`": annealed,
-    "the same, one sweep a level": annealed_once,
+    "`AnnealedScoreMCMC`, two sweeps a level": partial(annealed, steps_per_level=2),
     "`ScoreMALA`": mala,
     "`ScoreNUTS`": score_nuts,
 }
