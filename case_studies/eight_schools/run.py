@@ -107,7 +107,7 @@ def evidence_table(found: dict[str, Drawn], truth: Truth) -> str:
     for name, drawn in found.items():
         if drawn.log_evidence is None:
             continue
-        values = log_evidence(drawn.log_evidence)
+        values, spread = log_evidence(drawn.log_evidence), drawn.log_evidence.std(ddof=1)
         error, noise = values.mean() - truth.log_evidence, standard_error(values)
         apart = ["", ""]
         if name != OWN:
@@ -118,7 +118,7 @@ def evidence_table(found: dict[str, Drawn], truth: Truth) -> str:
             ]
         rows.append(
             f"| {name} | {values.mean():.3f} ± {noise:.3f} | {error:+.3f} | "
-            f"{abs(error) / noise:.1f} | {apart[0]} | {apart[1]} | {drawn.log_evidence.std(ddof=1):.3f} |"
+            f"{abs(error) / noise:.1f} | {apart[0]} | {apart[1]} | {spread:.3f} |"
         )
     return "\n".join(rows)
 
