@@ -8,12 +8,15 @@
     python -m docs.scripts.annealing_table
     python -m docs.scripts.guidance_table
     python -m docs.scripts.annealing_forty_table
+    python -m docs.scripts.least_squares_table
     python -m docs.scripts.log_density_table
     python -m docs.scripts.particle_gibbs_table
     python -m docs.scripts.solver_table
     python -m case_studies.multimodal --out docs/multimodal
     python -m case_studies.annealing --out docs/tempering
     python -m case_studies.composition --out docs/composition
+    python -m case_studies.sobol --out docs/sobol
+    python -m case_studies.portfolio_tail --out docs/portfolio_tail
     python -m docs.scripts.update_readme
 """
 
@@ -26,6 +29,7 @@ PLACES = (
     ("docs/annealing.md", "annealing", "docs/tables/annealing.md"),
     ("docs/guidance.md", "guidance", "docs/tables/guidance.md"),
     ("docs/guidance.md", "guided", "docs/quickstart/guided.md"),
+    ("docs/least_squares.md", "least_squares", "docs/tables/least_squares.md"),
     ("docs/smc.md", "forty_modes", "docs/tables/forty_modes.md"),
     ("docs/smc.md", "log_densities", "docs/tables/log_densities.md"),
     ("docs/smc.md", "particle_gibbs", "docs/tables/particle_gibbs.md"),
@@ -37,6 +41,10 @@ PLACES = (
         "docs/composition/attributions.md",
     ),
     ("case_studies/composition/README.md", "particles", "docs/composition/particles.md"),
+    ("case_studies/sobol/README.md", "summary", "docs/sobol/summary.md"),
+    ("case_studies/sobol/README.md", "errors", "docs/sobol/errors.md"),
+    ("case_studies/sobol/README.md", "law", "docs/sobol/law.md"),
+    ("case_studies/sobol/README.md", "budgets", "docs/sobol/budgets.md"),
     ("case_studies/composition/README.md", "steps", "docs/composition/steps.md"),
     ("docs/solvers.md", "solvers", "docs/tables/solvers.md"),
     ("docs/diffusion_mh.md", "multimodal", "docs/multimodal/results.md"),
@@ -56,6 +64,10 @@ PLACES = (
     ("docs/smc.md", "tempering_forty", "docs/tempering/forty.md"),
     ("docs/smc.md", "tempering_LJ13", "docs/tempering/LJ13.md"),
     ("docs/annealing.md", "calibration", "docs/quickstart/calibration.md"),
+    *(
+        ("case_studies/portfolio_tail/README.md", part, f"docs/portfolio_tail/{part}.md")
+        for part in ("fit_scaled", "fit_static", "backtest")
+    ),
 )
 
 

@@ -12,9 +12,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from scoreppl.arguments import check_count
+from scoreppl.estimators.draws import check_log_weight
 
 MIN_EFFECTIVE_DRAWS = 10.0
-_MAX_PARETO_K = 0.7
+MAX_PARETO_K = 0.7
 _REMEDY = "use more draws or steps, another guidance, or sp.AnnealedScoreMCMC"
 
 
@@ -64,7 +65,7 @@ def log_evidence(log_weight: ArrayLike) -> Evidence:
     UserWarning
         If the Pareto k exceeds 0.7.
     """
-    values = _checked(log_weight)
+    values = check_log_weight(log_weight)
     peak = values.max()
     weights = np.exp(values - peak)
     mean = weights.mean()
@@ -75,9 +76,9 @@ def log_evidence(log_weight: ArrayLike) -> Evidence:
             f"importance weighting gives no estimate; {_REMEDY}."
         )
     pareto_k = float(psis_weights(jnp.asarray(values - peak))[1])
-    if pareto_k > _MAX_PARETO_K:
+    if pareto_k > MAX_PARETO_K:
         warnings.warn(
-            f"The weights' Pareto k is {pareto_k:.2f}, above {_MAX_PARETO_K}: the evidence and "
+            f"The weights' Pareto k is {pareto_k:.2f}, above {MAX_PARETO_K}: the evidence and "
             f"its error are unreliable; {_REMEDY}.",
             UserWarning,
             stacklevel=2,
@@ -116,7 +117,7 @@ def resample(key: Array, values: Any, log_weight: ArrayLike, num_samples: int) -
         If `values` repeat from one draw to the next although the weights do not, as those of a
         Metropolis chain do: weights of proposals are not weights of its draws.
     """
-    weights = _checked(log_weight)
+    weights = check_log_weight(log_weight)
     num_samples = check_count("num_samples", num_samples, 1)
     lengths = {len(value) for value in jax.tree.leaves(values)}
     if lengths != {len(weights)}:
@@ -141,21 +142,3 @@ def resample(key: Array, values: Any, log_weight: ArrayLike, num_samples: int) -
         )
     chosen = systematic(key, jnp.asarray(share), num_samples)
     return jax.tree.map(lambda value: jnp.asarray(value)[chosen], values)
-
-
-def _checked(log_weight: ArrayLike) -> np.ndarray:
-    """Return log weights as a vector in double precision."""
-    values = np.asarray(log_weight, np.float64).ravel()
-    if len(values) < 2:
-        raise ValueError(f"`log_weight` has {len(values)} draws; at least two are needed.")
-    if np.any(np.isnan(values)) or np.any(values == np.inf):
-        raise ValueError(
-            "`log_weight` has values that are not a number or infinite; a draw that has no "
-            "weight should have -inf."
-        )
-    if np.all(values == -np.inf):
-        raise ValueError(
-            "`log_weight` is -inf for every draw: no path met the data; check the model, or "
-            f"{_REMEDY}."
-        )
-    return values

@@ -17,9 +17,9 @@ from scoreppl.guidance.view import Guided, View
 class LimitState:
     r"""Guidance for the weight 1[g(x_0) > 0], from values of g alone.
 
-    Given u, g(x_0) is taken as normal with the mean mu, standard deviation sd and
-    kappa = Cov(x_0, g) that the 2 d sigma points of N(m, C) give. Then with Phi and phi the
-    normal distribution and density functions and r = phi(mu / sd) / Phi(mu / sd),
+    Given u, g(x_0) is taken as normal with the mean mu and kappa = Cov(x_0, g) that the 2 d sigma
+    points of N(m, C) give; sd is their standard deviation of g, times `widening`. Then with Phi and
+    phi the normal distribution and density functions and r = phi(mu / sd) / Phi(mu / sd),
 
     .. math::
         \log \hat w = \log \Phi(\mu / sd), \qquad
@@ -33,9 +33,25 @@ class LimitState:
     ----------
     limit_state
         The function g of an event (of all score sites, flat), positive where the event happens.
+    widening
+        Above 1, such as 1.2, the event is seen with an error, by which steps are led less narrowly:
+        given u a mixture's tails are heavier than those of a normal law, and paths that cross them
+        weigh too much otherwise. For particles that are resampled; weights of whole paths vary more
+        by it.
+
+    Raises
+    ------
+    ValueError
+        If `widening` is below 1.
     """
 
     limit_state: Callable[[Array], Array]
+    widening: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the widening."""
+        if not self.widening >= 1.0:
+            raise ValueError(f"`widening={self.widening!r}` must be at least 1.")
 
     def __call__(self, u: Array, view: View) -> Guided:
         """Condition the normal approximation on a positive limit state."""
@@ -44,7 +60,7 @@ class LimitState:
         numbers = jnp.asarray(standard_numbers(0, u.size, 0), denoised.dtype)
         states = jax.vmap(self.limit_state)(denoised + numbers @ root.T)
         mean = jnp.mean(states)
-        sd = jnp.sqrt(jnp.mean((states - mean) ** 2) + 1e-12)
+        sd = self.widening * jnp.sqrt(jnp.mean((states - mean) ** 2) + 1e-12)
         kappa = root @ (numbers.T @ (states - mean)) / len(numbers)
         distance = mean / sd
         log_twist = norm.logcdf(distance)

@@ -147,6 +147,7 @@ class AnnealedScoreMCMC(ScoreKernel):
     to independent draws.
     """
 
+    draws_are_independent = True
     default_fields = ("z", "acceptance_rate_level", "accept_prob", "is_nan", "diverging")
 
     def __init__(

@@ -76,6 +76,9 @@ class ScoreKernel(MCMCKernel):
     """
 
     sample_field = "z"
+    # What `sp.estimators.draws_of` asks of a run.
+    draws_are_independent = False
+    draws_are_weighted = False
 
     def __init__(self, model: Model, *, noise_level: float | None = None) -> None:
         if not callable(model):

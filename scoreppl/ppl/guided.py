@@ -175,6 +175,7 @@ class GuidedDiffusion(ScoreKernel):
         self._guidance = guidance
         self._num_steps = num_steps
         self._accept = accept
+        self.draws_are_independent = self.draws_are_weighted = accept is None
         if pilot_rank >= num_pilots:
             raise ValueError(f"`pilot_rank={pilot_rank}` must be below `num_pilots={num_pilots}`.")
         self._num_pilots = num_pilots

@@ -74,6 +74,16 @@ class LocalState(NamedTuple):
     adapt_state: AdaptationState
     rng_key: Array
 
+    @property
+    def position(self) -> Values:
+        """Unconstrained values, as an extra field: NumPyro constrains `z`."""
+        return self.z
+
+    @property
+    def target_score(self) -> Values:
+        """Gradient of the log target at `z`, for Stein control variates."""
+        return jax.tree.map(jnp.add, self.prior_score, self.weight_gradient)
+
 
 class LocalKernel(ScoreKernel):
     """The chain that the three kernels share; they differ in `algorithm` alone."""

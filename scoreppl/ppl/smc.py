@@ -222,7 +222,8 @@ class ScoreSMC:
         result = pooled(runs, samples, cost, scheme, np.asarray(shares))
         if settings.moves is not None and settings.moves.waste_free:
             # The states of a chain are one family, and far from one particle.
-            result = result._replace(log_evidence_error=np.nan)
+            run = np.arange(len(result.log_weight)) // settings.num_particles
+            result = result._replace(log_evidence_error=np.nan, lineage=run)
         warn_of_few_ancestors(result)
         self._result = result
 

@@ -43,6 +43,9 @@ class SMCResult(NamedTuple):
         Shape of the tail of the last weights; above 0.7 estimates are unreliable.
     num_ancestors
         Particles of the start that have descendants, all runs together.
+    lineage
+        Which particle of the start each comes from, those of different runs apart; the run where
+        moves mix lineages.
     num_lost_runs
         Runs in which no particle kept a weight; their evidence counts as zero.
     trace
@@ -59,6 +62,7 @@ class SMCResult(NamedTuple):
     ess: float
     pareto_k: float
     num_ancestors: int
+    lineage: np.ndarray
     num_lost_runs: int
     trace: Trace
     num_score_evaluations: int
@@ -223,6 +227,7 @@ def pooled(
         ess=float(1.0 / np.sum(share**2)),
         pareto_k=float(np.asarray(psis_weights(jnp.asarray(finite))[1])),
         num_ancestors=int(np.sum(np.asarray(runs.trace.num_ancestors)[:, -1])),
+        lineage=(np.asarray(runs.ancestor) + np.arange(num_runs)[:, None] * size).ravel(),
         num_lost_runs=int(np.sum(~known)),
         trace=runs.trace,
         num_score_evaluations=num_evaluations,

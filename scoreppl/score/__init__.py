@@ -7,6 +7,7 @@ Cost, in the unit used throughout the package: a score or a denoiser is 1 evalua
 Jacobian-vector or vector-Jacobian product 2.
 """
 
+from scoreppl.score.flow import flow_map
 from scoreppl.score.model import ScoreModel, reverse_diffusion
 from scoreppl.score.network import ScoreNetwork
 from scoreppl.score.prediction import PREDICTIONS, from_denoised, to_denoised, to_epsilon
@@ -16,6 +17,7 @@ __all__ = [
     "PREDICTIONS",
     "ScoreModel",
     "ScoreNetwork",
+    "flow_map",
     "from_denoised",
     "reverse_diffusion",
     "to_denoised",

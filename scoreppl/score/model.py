@@ -115,16 +115,17 @@ def reverse_diffusion(
         If `num_steps`, `solver`, `spacing` or `sample_shape` is not as above.
     """
     num_steps = check_count("num_steps", num_steps, 1)
-    _check_solver(solver)
+    check_solver(solver)
     shape = check_shape("sample_shape", sample_shape)
-    times = _times(model, num_steps, spacing)
+    times = reverse_times(model, num_steps, spacing)
     # A model that is no pytree cannot be an argument of a compiled function.
     is_pytree = not jax.tree_util.all_leaves([model])
     draw = _compiled_reverse_diffusion if is_pytree else _reverse_diffusion
     return draw(model, key, times, shape, solver)
 
 
-def _check_solver(solver: Solver) -> None:
+def check_solver(solver: Solver) -> None:
+    """Refuse what is no solver."""
     if not callable(solver):
         raise ValueError(
             f"`solver={solver!r}` is not callable; use a part of sp.solvers, such as "
@@ -142,7 +143,10 @@ def _check_solver(solver: Solver) -> None:
         ) from error
 
 
-def _times(model: ScoreModel, num_steps: int, spacing: str | ArrayLike | Sequence[float]) -> Array:
+def reverse_times(
+    model: ScoreModel, num_steps: int, spacing: str | ArrayLike | Sequence[float]
+) -> Array:
+    """Return the times of a reverse diffusion, or say what is wrong with `spacing`."""
     if isinstance(spacing, str):
         start = first_time(model.noise)
         if num_steps == 1:

@@ -15,6 +15,7 @@ def ancestral(
     times: Array,
     denoise: Callable[[Array, Array], Array],
     noise: Schedule,
+    normals: Array | None = None,
 ) -> Array:
     """Draw x at ``times[-1]`` given x at ``times[0]`` by ancestral steps.
 
@@ -41,6 +42,9 @@ def ancestral(
         The denoiser ``denoise(x, t)`` = E[x_0 | x_t = x] on one event; called once a step.
     noise
         The schedule of the denoiser.
+    normals
+        The standard normal numbers z of all steps, shape ``(steps, *x.shape)``, in place of those
+        that `key` gives.
 
     Returns
     -------
@@ -53,7 +57,7 @@ def ancestral(
     fresh = -jnp.expm1(log_snr[:-1] - log_snr[1:])  # 1 - r without cancellation
     keep = alpha[:-1] / alpha[1:] * (sigma[1:] / sigma[:-1]) ** 2
     steps = (
-        jax.random.split(key, len(times) - 1),
+        jax.random.split(key, len(times) - 1) if normals is None else normals,
         times[:-1],
         keep,
         alpha[1:] * fresh,
@@ -61,8 +65,8 @@ def ancestral(
     )
 
     def step(x: Array, inputs: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, None]:
-        key, t, keep, pull, spread = inputs
-        z = jax.random.normal(key, x.shape, x.dtype)
+        source, t, keep, pull, spread = inputs
+        z = jax.random.normal(source, x.shape, x.dtype) if normals is None else source
         # The carry keeps its type whatever the precision of the network.
         return (keep * x + pull * denoise(x, t) + spread * z).astype(x.dtype), None
 

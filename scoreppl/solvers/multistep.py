@@ -15,6 +15,7 @@ def multistep(
     times: Array,
     denoise: Callable[[Array, Array], Array],
     noise: Schedule,
+    normals: Array | None = None,
 ) -> Array:
     """Draw x at ``times[-1]`` given x at ``times[0]`` by DPM-Solver++(2M) SDE steps.
 
@@ -26,7 +27,7 @@ def multistep(
 
     Parameters
     ----------
-    key, x, times, denoise, noise
+    key, x, times, denoise, noise, normals
         As in `scoreppl.solvers.ancestral`.
 
     Returns
@@ -46,7 +47,7 @@ def multistep(
     usable = (before > 0) & jnp.isfinite(before) & jnp.isfinite(step_size)
     ahead = jnp.where(usable, step_size / (2 * jnp.where(usable, before, 1.0)), 0.0)
     steps = (
-        jax.random.split(key, len(times) - 1),
+        jax.random.split(key, len(times) - 1) if normals is None else normals,
         times[:-1],
         keep,
         alpha[1:] * fresh,
@@ -56,11 +57,11 @@ def multistep(
 
     def step(carry: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[Array, Array]:
         x, previous = carry
-        key, t, keep, pull, ahead, spread = inputs
+        source, t, keep, pull, ahead, spread = inputs
         # A network of another precision does not change the state's.
         denoised = denoise(x, t).astype(x.dtype)
         target = denoised + ahead * (denoised - previous)
-        z = jax.random.normal(key, x.shape, x.dtype)
+        z = jax.random.normal(source, x.shape, x.dtype) if normals is None else source
         return keep * x + pull * target + spread * z, denoised
 
     def step_or_stay(carry: tuple[Array, Array], inputs: tuple) -> tuple[tuple, None]:

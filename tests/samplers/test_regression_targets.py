@@ -7,7 +7,6 @@ on heart2, 0.013 and 0.18 on lg30. The covariance's error is a median over runs:
 hundred a single path far out has a tenth of the weight, and its error is 20 times that of the rest.
 """
 
-from math import inf
 from typing import NamedTuple
 
 import jax
@@ -103,6 +102,12 @@ def check(
     assert all(value <= bound for value, bound in found.values()), found
 
 
+def widened(name: str) -> LimitState:
+    limit_state = rare_problems.problem(name).limit_state
+    assert limit_state is not None
+    return LimitState(limit_state, widening=1.2)
+
+
 @pytest.mark.parametrize(
     "name, guidance, ladder, num_runs, bounds",
     [
@@ -115,15 +120,13 @@ def check(
         ("pois8", FullCovariance(), angle_ladder(16), 16, (0.07, 0.07, 0.020, 0.16)),
         ("heart2", RandomNumbers(64), angle_ladder(16), 16, (0.05, 0.07, 0.025, 0.12)),
         ("shell8", None, UNIFORM, 16, (0.12, 0.15, 1.0, 0.27)),
+        # One in a million. Without the widening of its limit state a run in ten has one ancestor
+        # for most of its paths, the spread is 0.5, and the mean of the logs is off by its square.
+        ("half8", widened("half8"), UNIFORM, 24, (0.30, 0.35, 0.06)),
     ],
 )
 def test_rows(name, guidance, ladder, num_runs, bounds):
     check(measure(name, guidance, ladder, num_runs), *bounds)
-
-
-def test_a_probability_of_one_in_a_million():
-    """No bound on the spread: a run in ten has one ancestor for most of its paths."""
-    check(measure("half8", None, UNIFORM, 24), 0.30, inf, 0.06)
 
 
 def test_thirty_dimensions_without_resampling():

@@ -1,0 +1,1 @@
+"""Sobol' indices, moments and tails from one sample."""

@@ -1,0 +1,235 @@
+"""Expectations from weighted draws: right, with errors that are the spread of repetitions."""
+
+import arviz as az
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer import MCMC
+from scipy.stats import norm
+
+import scoreppl as sp
+from tests.estimators.laws import TRUTH, chain_draws, importance_draws
+
+NUM_SEEDS = 200
+# The standard deviation of 200 z-scores is known to 5 %: beyond 0.83 or 1.18, about 5e-4.
+CALIBRATED = (0.83, 1.18)
+
+
+def z_scores(estimate, truth):
+    found = [estimate(seed) for seed in range(NUM_SEEDS)]
+    values = np.array([one.value for one in found])
+    return (values - truth) / np.array([one.standard_error for one in found])
+
+
+def check_calibrated(z):
+    assert np.all((z.std(0) > CALIBRATED[0]) & (z.std(0) < CALIBRATED[1])), z.std(0)
+    # A bias of the order of the error over the root of the draws is a ratio's own.
+    assert np.all(np.abs(z.mean(0)) < 0.3), z.mean(0)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_errors_of_weighted_draws_are_calibrated(normalised):
+    def estimate(seed):
+        draws, values = importance_draws(seed)
+        return sp.estimators.expectation(values, draws, normalised=normalised)
+
+    check_calibrated(z_scores(estimate, TRUTH))
+
+
+def test_errors_of_chains_are_calibrated_and_those_of_independent_draws_would_not_be():
+    def estimate(seed, independent=False):
+        draws = chain_draws(seed)
+        if independent:
+            draws = draws._replace(cluster=np.arange(len(draws.cluster)))
+        x = draws.values["x"]
+        return sp.estimators.expectation(np.stack([x, x**2], 1), draws)
+
+    truth = np.array([0.0, 1.0])
+    check_calibrated(z_scores(estimate, truth))
+    assert np.all(z_scores(lambda seed: estimate(seed, True), truth).std(0) > 1.5)
+
+
+def test_a_function_of_one_draw_and_its_values_are_the_same():
+    draws, values = importance_draws(0)
+    found = sp.estimators.expectation(lambda d: jnp.stack([d["x"], d["x"] ** 2]), draws)
+    given = sp.estimators.expectation(values[:, :2], draws)
+    np.testing.assert_allclose(found.value, given.value, rtol=1e-5)
+    np.testing.assert_allclose(found.standard_error, given.standard_error, rtol=1e-5)
+    assert given.num_draws == given.num_clusters == 500
+    share = np.exp(draws.log_weight)
+    np.testing.assert_allclose(given.ess, share.sum() ** 2 / (share**2).sum())
+
+
+def test_plain_estimates_keep_the_evidence_and_ratios_lose_it():
+    draws, values = importance_draws(1)
+    scaled = draws._replace(log_weight=draws.log_weight + 700.0)
+    with np.errstate(over="raise"):
+        ratio = sp.estimators.expectation(values, scaled)
+    np.testing.assert_allclose(ratio.value, sp.estimators.expectation(values, draws).value)
+    plain = sp.estimators.expectation(values, draws, normalised=False)
+    up = draws._replace(log_weight=draws.log_weight + 1.0)
+    np.testing.assert_allclose(
+        sp.estimators.expectation(values, up, normalised=False).value, np.e * plain.value
+    )
+
+
+def test_draws_without_weight_do_not_count_and_may_have_no_value():
+    draws, values = importance_draws(2)
+    more = sp.estimators.weighted_draws(
+        {"x": np.concatenate([draws.values["x"], np.zeros(500)])},
+        np.concatenate([draws.log_weight, np.full(500, -np.inf)]),
+    )
+    padded = np.concatenate([values, np.full((500, 3), np.nan)])
+    found = sp.estimators.expectation(padded, more)
+    expected = sp.estimators.expectation(values, draws)
+    np.testing.assert_allclose(found.value, expected.value)
+    np.testing.assert_allclose(found.standard_error, expected.standard_error, rtol=2e-3)
+
+
+def heavy_draws(seed, shape):
+    """Draws of N(0, 1) whose weights have a Pareto tail, unrelated to them."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(4_000)
+    return sp.estimators.weighted_draws({"x": x}, shape * rng.exponential(size=4_000)), x
+
+
+def test_heavy_tails_warn():
+    draws, x = heavy_draws(0, 0.8)
+    with pytest.warns(UserWarning, match="`balance_heuristic` with a share"):
+        assert sp.estimators.expectation(x**2 < 1, draws).pareto_k > 0.7
+
+
+@pytest.mark.filterwarnings("ignore:The Pareto k:UserWarning")
+def test_smoothing_tames_heavy_tails():
+    truth, found = 2 * norm.cdf(1.0) - 1, []
+    for seed in range(60):
+        draws, x = heavy_draws(seed, 0.65)
+        both = [sp.estimators.expectation(x**2 < 1, draws, smooth=smooth) for smooth in (0, 1)]
+        found.append([float(one.value) for one in both])
+    rough, smooth = np.transpose(found)
+    # The same draws: a smaller spread, by more than the 9 % that 60 seeds know it to.
+    assert smooth.std() < 0.9 * rough.std()
+    assert abs(smooth.mean() - truth) < 5 * smooth.std() / 60**0.5
+
+
+def test_smoothing_is_that_of_arviz():
+    log_weight = importance_draws(3)[0].log_weight
+    smoothed, pareto_k = sp.estimators.psis(log_weight)
+    if hasattr(az, "psislw"):
+        expected, shape = az.psislw(log_weight)
+        assert pareto_k == pytest.approx(float(shape))
+        np.testing.assert_allclose(smoothed - smoothed[0], expected - expected[0], atol=1e-9)
+    np.testing.assert_allclose(np.logaddexp.reduce(smoothed), np.logaddexp.reduce(log_weight))
+
+
+def test_a_tail_of_the_function_alone_is_seen():
+    x = np.random.default_rng(0).standard_cauchy(4_000)
+    with pytest.warns(UserWarning, match="of 1 of 2 expectations"):
+        found = sp.estimators.expectation(
+            np.stack([x, x > 0], 1), sp.estimators.weighted_draws({"x": x})
+        )
+    assert found.pareto_k[0] > 0.7 > found.pareto_k[1]
+
+
+def test_the_balance_heuristic_pools_proposals_and_bounds_weights():
+    def pooled(seed, counts=(800, 200)):
+        rng = np.random.default_rng(seed)
+        x = np.concatenate([
+            3.0 + 0.5 * rng.standard_normal(counts[0]), 3.0 * rng.standard_normal(counts[1])
+        ])  # fmt: skip
+        log_proposals = np.stack([norm.logpdf(x, 3.0, 0.5), norm.logpdf(x, 0.0, 3.0)], 1)
+        target = norm.logpdf(x, 2.5, 0.6)
+        log_weight = sp.estimators.balance_heuristic(target, log_proposals, counts)
+        # No weight is above that of the defensive draws alone, times n / n_2.
+        bound = target - norm.logpdf(x, 0.0, 3.0) + np.log(sum(counts) / counts[1])
+        assert np.all(log_weight <= bound + 1e-9)
+        draws = sp.estimators.weighted_draws({"x": x}, log_weight)
+        return sp.estimators.expectation(np.stack([x, x > 3], 1), draws)
+
+    check_calibrated(z_scores(pooled, np.array([2.5, norm.sf(0.5 / 0.6)])))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0.0, 0.0], np.zeros((2, 2)), [1]), "column for each of the 1 proposals"),
+        (([0.0, 0.0], np.zeros((2, 2)), [1, 2]), "add up to 2 draws"),
+        (([0.0, 0.0], np.full((2, 2), -np.inf), [1, 1]), "do not belong together"),
+        (([np.nan, 0.0], np.zeros((2, 2)), [1, 1]), "not a number"),
+    ],
+)
+def test_bad_proposals_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sp.estimators.balance_heuristic(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ({"x": np.zeros(3)}, {"log_weight": np.full(3, -np.inf)}, "-inf for every draw"),
+        ({"x": np.zeros(3)}, {"log_weight": [0.0, np.nan, 0.0]}, "not a number"),
+        ({"x": np.zeros(3)}, {"log_weight": np.zeros(4)}, "must agree"),
+        ({"x": np.zeros(3), "y": np.zeros(4)}, {}, "must agree"),
+        ({"x": 1.0}, {}, "must agree"),
+        ({}, {}, "must agree"),
+        ({"x": np.zeros(1)}, {}, "at least two"),
+        ({"x": np.zeros(3)}, {"cluster": [0, 1]}, r"must be \(3,\)"),
+        ({"x": np.zeros(3)}, {"score": np.zeros((2, 1))}, "must be 3 draws"),
+        ({"x": np.zeros(3)}, {"score": np.full((3, 1), np.nan)}, "not finite"),
+    ],
+)
+def test_bad_draws_are_refused(values, options, message):
+    with pytest.raises(ValueError, match=message):
+        sp.estimators.weighted_draws(values, **options)
+
+
+def test_bad_functions_and_runs_are_refused():
+    draws, values = importance_draws(0)
+    with pytest.raises(ValueError, match="not finite at 500 of the 500"):
+        sp.estimators.expectation(np.full(500, np.nan), draws)
+    with pytest.raises(ValueError, match="first axis must be the 500 draws"):
+        sp.estimators.expectation(np.zeros(3), draws)
+    with pytest.raises(ValueError, match="Only 1.0 of 500 draws are effective"):
+        sp.estimators.expectation(values, draws._replace(log_weight=100.0 * np.arange(500)))
+    with pytest.raises(ValueError, match="weighted_draws"):
+        sp.estimators.expectation(values, object())
+    with pytest.raises(ValueError, match="`control_variates='regression'` is not known"):
+        sp.estimators.expectation(values, draws, control_variates="regression")
+
+
+def test_runs_of_every_kind_are_read():
+    prior = sp.analytic.GaussianMixture(np.zeros((1, 1)), scales=1.0)
+
+    def model(y):
+        x = numpyro.sample("x", sp.ScorePrior(prior))
+        numpyro.sample("y", dist.Normal(x[0], 1.0), obs=y)
+
+    local = MCMC(
+        sp.ScoreMALA(model), num_warmup=300, num_samples=500, num_chains=2,
+        chain_method="vectorized", progress_bar=False,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="call its `run` first"):
+        sp.estimators.expectation(lambda d: d["x"], local)
+    local.run(jax.random.key(0), 1.0, extra_fields=("position", "target_score"))
+    guided = MCMC(
+        sp.GuidedDiffusion(model, accept=None, num_steps=20),
+        num_warmup=0, num_samples=500, progress_bar=False,
+    )  # fmt: skip
+    guided.run(jax.random.key(1), 1.0)
+    smc = sp.ScoreSMC(model, num_particles=500, num_steps=20)
+    smc.run(jax.random.key(2), 1.0)
+    for run, clusters in ((local, 32), (guided, 500), (smc, None)):
+        found = sp.estimators.expectation(lambda d: d["x"][0], run)
+        # The posterior is N(0.5, 0.5). Twenty steps are off by less than 0.02; 1e-5 each.
+        assert abs(found.value - 0.5) < 4.5 * found.standard_error + 0.02
+        assert 0 < found.standard_error < 0.2
+        assert clusters in (None, found.num_clusters)
+    helped = sp.estimators.expectation(lambda d: d["x"][0], local, control_variates="stein")
+    # All of a normal posterior's mean is explained, in single precision.
+    assert abs(helped.value - 0.5) < 1e-3
+    assert helped.variance_reduction > 1e3
+    with pytest.raises(ValueError, match="extra_fields=..position"):
+        sp.estimators.expectation(lambda d: d["x"], guided, control_variates="stein")
