@@ -155,7 +155,7 @@ class EventLevels:
             if chosen is None:
                 break
             level = chosen
-            log_weight = _log_potential(states, level, is_smooth) - now
+            log_weight = _increment(states, level, now, is_smooth)
             peak = log_weight.max()
             weights = np.exp(log_weight - peak)
             total += float(np.log(weights.mean()) + peak)
@@ -211,13 +211,21 @@ def _log_potential(states: np.ndarray, level: float, is_smooth: bool) -> np.ndar
     return np.where(states > (0.0 if is_smooth else level), 0.0, -np.inf)
 
 
+def _increment(states: np.ndarray, level: float, now: np.ndarray, is_smooth: bool) -> np.ndarray:
+    """Return what a level adds to the potential; a particle that rounding put outside stays out."""
+    inside = np.isfinite(now)
+    return np.where(
+        inside, _log_potential(states, level, is_smooth) - np.where(inside, now, 0.0), -np.inf
+    )
+
+
 def _next_level(
     states: np.ndarray, now: np.ndarray, level: float, share: float, is_smooth: bool
 ) -> float | None:
     """Return the level that leaves a share of the particles effective; None if there is none."""
 
     def effective(level: float) -> float:
-        added = _log_potential(states, level, is_smooth) - now
+        added = _increment(states, level, now, is_smooth)
         weights = np.exp(added - added.max()) if np.any(np.isfinite(added)) else np.zeros(1)
         return float(weights.sum() ** 2 / np.sum(weights**2)) if weights.any() else 0.0
 

@@ -13,6 +13,9 @@ from scoreppl.estimators.draws import WeightedDraws, check_log_weight, draws_of
 from scoreppl.estimators.evidence import MAX_PARETO_K, MIN_EFFECTIVE_DRAWS
 from scoreppl.estimators.stein import Stein
 
+# Different values that a tail is fitted to, and clusters that it is compared between.
+_MIN_TAIL = 30
+
 
 class Expectation(NamedTuple):
     """Estimates of expectations, all of the shape of the function's value unless said.
@@ -27,7 +30,8 @@ class Expectation(NamedTuple):
         Effective number of draws by the weights alone, (sum w)^2 / sum w^2, a number.
     pareto_k
         Shape of the upper tail of |w f|, and of w where weights are normalised, whichever is
-        larger (arXiv:1507.02646); above 0.7 neither estimate nor error is reliable.
+        larger (arXiv:1507.02646); above 0.7 neither estimate nor error is reliable. In fewer than
+        30 clusters it is the tail within a cluster: how clusters differ is in the error.
     num_draws, num_clusters
         How many there are; errors rest on the clusters, which are the draws where these are
         independent.
@@ -111,7 +115,8 @@ def expectation(
         )
     # Weights that add up to the shares of the sum that is estimated.
     weights = weights / (weights.sum() if normalised else len(weights) * np.exp(-peak))
-    tail = np.array([_tail_shape(column, draws.log_weight, normalised) for column in terms.T])
+    inner = _within_clusters(draws)
+    tail = np.array([_tail_shape(column, inner, normalised) for column in terms.T])
     _warn_of_tails(tail)
     value, error = _mean(terms, weights, draws.cluster, normalised)
     gain = np.ones_like(value)
@@ -211,7 +216,7 @@ def _psislw(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
     import arviz as az  # costs a second, which importing the package should not
 
     # Too few draws, or too many equal ones, have no tail that a Pareto law could be fitted to.
-    if len(np.unique(log_weight)) < 30:
+    if len(np.unique(log_weight)) < _MIN_TAIL:
         return log_weight, -np.inf
     if hasattr(az, "psislw"):
         found, pareto_k = az.psislw(log_weight)
@@ -265,6 +270,20 @@ def _tail_shape(term: np.ndarray, log_weight: np.ndarray, normalised: bool) -> f
     if normalised:
         shapes.append(_psislw(log_weight[np.isfinite(log_weight)])[1])
     return max(shapes)
+
+
+def _within_clusters(draws: WeightedDraws) -> np.ndarray:
+    """Return log weights, each over the mean of its cluster where clusters are few.
+
+    The largest weights of a few runs are all of one run, and say nothing of a tail.
+    """
+    count = int(draws.cluster.max()) + 1
+    if count >= _MIN_TAIL:
+        return draws.log_weight
+    means = np.full(count, -np.inf)
+    np.logaddexp.at(means, draws.cluster, draws.log_weight)
+    means -= np.log(np.bincount(draws.cluster, minlength=count))
+    return draws.log_weight - np.where(np.isfinite(means), means, 0.0)[draws.cluster]
 
 
 def _warn_of_tails(tail: np.ndarray) -> None:

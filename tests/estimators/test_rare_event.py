@@ -119,6 +119,7 @@ def test_moves_of_the_flows_noise_know_no_score():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The Pareto k")
 def test_intervals_cover():
     """Of 100 intervals of 95 %: 90 to 98 would be 0.985 of calibrated ones; one seed is fixed."""
     prior, method = normal(2), GUIDED(num_paths=60, num_steps=10, num_pilots=64)
@@ -180,7 +181,7 @@ def test_a_posteriors_event_is_split_by_its_own_kernel():
 
 @pytest.mark.slow
 def test_wrong_weights_and_moves_are_caught():
-    """Mutants: levels that count the wrong share, moves that leave the level's law."""
+    """Mutants: moves that leave the level's law, no resampling, a last share without its factor."""
     from scoreppl.estimators import event_levels, event_moves
 
     def error():
@@ -203,9 +204,13 @@ def test_wrong_weights_and_moves_are_caught():
         with pytest.raises((AssertionError, ValueError)):
             assert error() < 4
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_levels, "systematic", lambda key, weights, count: jnp.arange(count))
+        with pytest.raises((AssertionError, ValueError)):
+            assert error() < 4
+    with pytest.MonkeyPatch.context() as patch:
         original_level = event_levels._log_potential
         patch.setattr(
-            event_levels, "_log_potential", lambda *a: 0.8 * original_level(*a) - 0.1 * (a[1] == 0)
+            event_levels, "_log_potential", lambda *a: original_level(*a) + 1.0 * (a[1] == 0)
         )
         with pytest.raises((AssertionError, ValueError)):
             assert error() < 4
