@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
         A draw, mean after the warm-up: of the network, and of the model's density or its gradient
         where that is a known one.
     seconds
-        Of all runs together, with compilation.
+        Of the processor, for all runs together, with compilation.
     accept_prob
         Mean acceptance of Metropolis moves after the warm-up, or None.
     """
@@ -63,7 +63,7 @@ def by_chains(
     fields: tuple[str, ...] = ("num_score_evaluations",),
 ) -> tuple[Drawn, dict[str, np.ndarray]]:  # fmt: skip
     """Run `NUM_RUNS` chains of a NumPyro kernel; also return the extra fields by chain."""
-    start = time.perf_counter()
+    start = time.process_time()
     mcmc = MCMC(
         kernel, num_warmup=num_warmup, num_samples=num_samples, num_chains=NUM_RUNS,
         chain_method="vectorized", progress_bar=False,
@@ -82,7 +82,7 @@ def by_chains(
         num_warmup,
         mean.get("num_score_evaluations", 0.0),
         mean.get("num_density_evaluations", mean.get("num_steps", 0.0)),
-        time.perf_counter() - start,
+        time.process_time() - start,
         mean["accept_prob"],
     )
     return drawn, extra
@@ -122,7 +122,7 @@ def guided(key: Array, prior: sp.ScoreModel) -> Drawn:
 
 def particles(key: Array, prior: sp.ScoreModel) -> Drawn:
     """ScoreSMC by guided paths."""
-    start = time.perf_counter()
+    start = time.process_time()
     smc = sp.ScoreSMC(learned, num_particles=200, num_steps=32, num_runs=NUM_RUNS)
     smc.run(key, prior)
     samples, log_weight = smc.get_weighted_samples()
@@ -134,14 +134,14 @@ def particles(key: Array, prior: sp.ScoreModel) -> Drawn:
         0,
         smc.result.num_score_evaluations / log_weight.size,
         0.0,
-        time.perf_counter() - start,
+        time.process_time() - start,
         None,
     )
 
 
 def weighed(key: Array, prior: sp.ScoreModel, num_draws: int = 6_000, num_steps: int = 30) -> Drawn:
     """Draw from the network alone and weigh by the likelihood: the network's own posterior."""
-    start = time.perf_counter()
+    start = time.process_time()
 
     @jax.jit
     def run(prior: sp.ScoreModel, key: Array) -> tuple[Array, Array]:
@@ -150,7 +150,7 @@ def weighed(key: Array, prior: sp.ScoreModel, num_draws: int = 6_000, num_steps:
 
     found = [run(prior, key) for key in jax.random.split(key, NUM_RUNS)]
     effects, log_weight = (np.stack(v).astype(np.float64) for v in zip(*found, strict=True))
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return Drawn(effects, log_weight, _log_mean(log_weight), 0, num_steps, 0.0, seconds, None)
 
 

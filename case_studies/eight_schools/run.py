@@ -61,7 +61,7 @@ def cost_table(found: dict[str, Drawn]) -> str:
     """Return what a draw took."""
     rows = [
         "| sampler | draws a run, after warm-up | score evaluations a draw | "
-        "density evaluations a draw | acceptance | seconds of all runs |",
+        "density evaluations a draw | acceptance | processor seconds of all runs |",
         "|---" * 6 + "|",
     ]
     for name, drawn in found.items():
