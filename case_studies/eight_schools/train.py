@@ -4,7 +4,7 @@
 
     python -m case_studies.eight_schools.train
 
-It took 23 minutes on two busy cores and writes ``network.safetensors``. The network sees
+It writes ``network.safetensors``, after 23 minutes on two busy cores. The network sees
 draws of the effects and nothing else: neither mu, nor tau, nor a density.
 """
 
