@@ -30,5 +30,5 @@ def draw_figure(
     errors.axvline(0, color="black", lw=0.8)
     errors.set_yticks(range(len(summaries)), [name.replace("`", "") for name in summaries])
     errors.invert_yaxis()
-    errors.set_xlabel("error of the eight means, points, with two standard errors")
+    errors.set_xlabel("error of the eight means, points,\nwith two Monte Carlo errors")
     return figure

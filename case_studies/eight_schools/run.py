@@ -24,7 +24,14 @@ from case_studies.eight_schools.judge import (
     log_evidence,
     standard_error,
 )
-from case_studies.eight_schools.methods import ON_NETWORK, OWN, Drawn, nuts, proposed
+from case_studies.eight_schools.methods import (
+    NUM_RUNS,
+    ON_NETWORK,
+    OWN,
+    Drawn,
+    nuts,
+    proposed,
+)
 from case_studies.eight_schools.model import draw_effects, to_effects
 from case_studies.eight_schools.network import as_network, initial, load
 from case_studies.eight_schools.truth import Truth, posterior
@@ -61,15 +68,18 @@ def cost_table(found: dict[str, Drawn]) -> str:
     """Return what a draw took."""
     rows = [
         "| sampler | draws a run, after warm-up | score evaluations a draw | "
-        "density evaluations a draw | acceptance | processor seconds of all runs |",
-        "|---" * 6 + "|",
+        "of all runs, thousands | density evaluations a draw | acceptance | "
+        "processor seconds of all runs |",
+        "|---" * 7 + "|",
     ]
     for name, drawn in found.items():
         draws = f"{drawn.effects.shape[1]:,}"
         draws += f" after {drawn.num_warmup}" if drawn.num_warmup else ""
+        # As if a draw of the warm-up cost what later ones do.
+        whole = drawn.score_evaluations * NUM_RUNS * (drawn.num_warmup + drawn.effects.shape[1])
         accepted = "" if drawn.accept_prob is None else f"{drawn.accept_prob:.2f}"
         rows.append(
-            f"| {name} | {draws} | {_count(drawn.score_evaluations)} | "
+            f"| {name} | {draws} | {_count(drawn.score_evaluations)} | {_count(whole / 1000)} | "
             f"{_count(drawn.density_evaluations)} | {accepted} | {drawn.seconds:.0f} |"
         )
     return "\n".join(rows)
