@@ -20,6 +20,7 @@
     python -m case_studies.sobol --out docs/sobol
     python -m case_studies.portfolio_tail --out docs/portfolio_tail
     python -m case_studies.augmentation --out docs/augmentation
+    python -m case_studies.eight_schools --out docs/eight_schools
     python -m docs.scripts.update_readme
 """
 
@@ -83,6 +84,10 @@ PLACES = (
     *(
         ("case_studies/augmentation/README.md", part, f"docs/augmentation/{part}.md")
         for part in ("sets", "accuracy", "law", "equitable")
+    ),
+    *(
+        ("case_studies/eight_schools/README.md", part, f"docs/eight_schools/{part}.md")
+        for part in ("prior", "posterior", "cost", "evidence", "schools")
     ),
 )
 

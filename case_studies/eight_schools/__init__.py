@@ -1,0 +1,1 @@
+"""Eight schools with a learned prior on the effects."""
