@@ -242,6 +242,8 @@ def _next_level(
     if not is_smooth:
         # As many particles as wanted lie above; ties are taken together.
         ahead = np.sort(states[states > level])[::-1]
+        if not len(ahead):
+            return None
         chosen = ahead[min(int(np.ceil(wanted)), len(ahead) - 1)]
         return float(chosen) if chosen < ahead[0] else None
     high = np.log(min(level, 1e3 * np.max(np.abs(states[np.isfinite(states)])) + 1e-30))

@@ -46,6 +46,46 @@ def test_many_functions_of_noise_neither_bias_nor_lie():
     check_calibrated(z_scores(estimate, TRUTH[0]))
 
 
+@pytest.mark.filterwarnings("ignore:The Pareto k")
+def test_a_penalty_chosen_on_other_draws_leaves_plain_means_unbiased():
+    """Chosen by the draws that it is applied to, it takes a quarter of a standard deviation off."""
+    errors = []
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        x, weight = rng.standard_normal((120, 60)), rng.exponential(size=120)
+        draws = sp.estimators.weighted_draws({"x": x}, np.log(weight))
+        found = sp.estimators.expectation(1 + x[:, 0], draws, control_variates=x, normalised=False)
+        errors.append(found.value - 1.0)
+    # Four errors of the mean: false-alarm rate 6e-5.
+    assert abs(np.mean(errors)) < 4 * np.std(errors) / np.sqrt(len(errors))
+
+
+@pytest.mark.slow
+def test_errors_by_kernels_are_nearly_calibrated():
+    """Their residuals have rare large values: errors may be a quarter too small, and not more."""
+    z = []
+    for seed in range(200):
+        x = np.random.default_rng(seed).standard_normal((1_000, 1))
+        draws = sp.estimators.weighted_draws({"x": x}, position=x, score=-x)
+        found = sp.estimators.expectation(
+            np.stack([np.sin(x[:, 0]), np.exp(x[:, 0] / 2)], 1), draws,
+            control_variates=sp.estimators.SteinKernel(),
+        )  # fmt: skip
+        z.append((found.value - [0.0, np.exp(0.125)]) / found.standard_error)
+    # A spread of 200 is known to 5 %.
+    assert np.all(np.std(z, 0) < 1.3)
+
+
+def test_control_variates_of_another_mean_are_noticed():
+    x = np.random.default_rng(0).standard_normal((400, 1))
+    draws = sp.estimators.weighted_draws({"x": x})
+    with pytest.warns(UserWarning, match="standard errors from zero under the draws"):
+        sp.estimators.expectation(x[:, 0] ** 2, draws, control_variates=x + 0.5)
+    wrong = sp.estimators.weighted_draws({"x": x}, position=x, score=1.0 - x)
+    with pytest.warns(UserWarning, match="a `score` must be that of the target"):
+        sp.estimators.expectation(x[:, 0] ** 2, wrong, control_variates="stein")
+
+
 def test_polynomials_explain_normal_targets():
     draws, values = importance_draws(0)
     first = sp.estimators.expectation(values, draws, control_variates="stein")

@@ -233,3 +233,87 @@ def test_runs_of_every_kind_are_read():
     assert helped.variance_reduction > 1e3
     with pytest.raises(ValueError, match="extra_fields=..position"):
         sp.estimators.expectation(lambda d: d["x"], guided, control_variates="stein")
+
+
+def test_functions_that_no_draw_meets_have_no_error():
+    draws, values = importance_draws(0)
+    with pytest.warns(UserWarning, match="1 of 2 functions are zero at all draws"):
+        found = sp.estimators.expectation(np.stack([values[:, 0], 0 * values[:, 0]], 1), draws)
+    assert np.isinf(found.standard_error[1]) and np.isfinite(found.standard_error[0])
+
+
+def test_one_cluster_has_no_error_and_says_so():
+    draws = sp.estimators.weighted_draws({"x": np.arange(20.0)}, cluster=np.zeros(20, int))
+    with pytest.warns(UserWarning, match="All draws are one cluster"):
+        found = sp.estimators.expectation(lambda draw: draw["x"], draws)
+    assert np.isnan(found.standard_error)
+
+
+def test_chains_in_different_modes_are_noticed():
+    rng = np.random.default_rng(0)
+
+    def estimate(shift):
+        x = rng.standard_normal((4, 500)) + shift * np.array([-1.0, -1.0, 1.0, 1.0])[:, None]
+        batch = (np.arange(4)[:, None] * 8 + np.arange(500) * 8 // 500).ravel()
+        draws = sp.estimators.weighted_draws({"x": x.ravel()}, cluster=batch)
+        draws = draws._replace(chain=np.repeat(np.arange(4), 500))
+        return sp.estimators.expectation(draws.values["x"], draws)
+
+    with pytest.warns(UserWarning, match="they have not mixed"):
+        estimate(1.0)
+    # The false-alarm rate is 1e-4; warnings are errors in this suite.
+    for _ in range(50):
+        estimate(0.0)
+
+
+def test_draws_and_weights_are_not_weighed_twice():
+    draws, _ = importance_draws(0)
+    with pytest.raises(ValueError, match="give their `values` and"):
+        sp.estimators.resample(jax.random.key(0), draws, draws.log_weight, 100)
+    drawn = sp.estimators.resample(jax.random.key(0), draws.values, draws.log_weight, 400)
+    again = sp.estimators.expectation(lambda draw: draw["x"], sp.estimators.weighted_draws(drawn))
+    assert abs(again.value - TRUTH[0]) < 0.25  # 400 draws of 350 effective ones: 4 errors
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: sp.estimators.weighted_draws(np.zeros(9)), "must be a dictionary"),
+        (lambda: sp.estimators.weighted_draws({"x": np.zeros(9)}, 0.0), "it must be a vector"),
+        (lambda: sp.estimators.weighted_draws({"x": np.zeros(2)}, ["a", "b"]), "holds no numbers"),
+        (
+            lambda: sp.estimators.weighted_draws({"x": np.zeros(2)}, cluster=[0.5, np.nan]),
+            "must be a whole number",
+        ),
+        (
+            lambda: sp.estimators.expectation(
+                lambda draw: {"a": draw["x"]}, importance_draws(0)[0]
+            ),
+            "`fn` could not be evaluated",
+        ),
+        (
+            lambda: sp.estimators.expectation(
+                lambda draw: draw["x"], importance_draws(0)[0],
+                control_variates=sp.estimators.Stein,
+            ),
+            "could not be evaluated",
+        ),
+        (
+            lambda: sp.estimators.expectation(
+                lambda draw: draw["x"],
+                sp.estimators.weighted_draws({"x": np.arange(99.0)}, np.full(99, 800.0)),
+                normalised=False,
+            ),
+            "use `normalised=True`",
+        ),
+        (lambda: sp.estimators.SteinFunctions("sin"), "is no function"),
+        (lambda: sp.estimators.SteinKernel(length_scale="a"), "`length_scale='a'`"),
+        (
+            lambda: sp.estimators.balance_heuristic(np.zeros(4), np.zeros((4, 2)), [1.5, 2.5]),
+            "vector of whole numbers",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_no_input_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -207,3 +207,30 @@ def test_bad_input_is_named(change, message):
             score_model=gaussian(),
             **{"block_size": 8, "num_pilots": 8, **arguments},
         )
+
+
+def test_a_function_that_no_draw_meets_has_no_error():
+    with pytest.warns(UserWarning, match="`fn` is zero at all draws"):
+        found = sp.estimators.multilevel(
+            jax.random.key(0), lambda x: (x[0] > 50.0) * 1.0, gaussian(), num_steps=(4, 8),
+            num_evaluations=5_000,
+        )  # fmt: skip
+    assert np.isinf(found.standard_error)
+    # The budget is spent on looking for it.
+    assert found.num_evaluations > 4_000
+
+
+def test_a_level_that_the_pilots_see_nothing_of_is_not_left_to_one_batch():
+    """One in 70: in a pair both diffusions mostly agree, and pilots of one level see no change."""
+    found = [
+        sp.estimators.multilevel(
+            jax.random.key(seed),
+            lambda x: (x[0] > 1.6) * 1.0,
+            gaussian(),
+            num_steps=(8, 16),
+            num_evaluations=100_000,
+            block_size=64,
+        )  # fmt: skip
+        for seed in range(4)
+    ]
+    assert all(np.all(one.levels.draws > 64) for one in found)
