@@ -1,0 +1,1 @@
+"""Imbalanced training sets, evened out by weighted draws of a digits prior."""
