@@ -1,0 +1,163 @@
+"""Events with known probabilities: exact, by quadrature of one dimension, or by weighted draws.
+
+A limit state g is positive where the event happens; the literature of structural reliability has
+the opposite sign.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from scoreppl.analytic import GaussianMixture
+from tests import problems as mixtures
+from tests import rare_problems
+
+SKEWED_LEVEL = 4.5
+# Reference probabilities of the PyPI package otbenchmark 0.2.1, of its classes
+# FourBranchSerialSystemReliability (Waarts, thesis, Delft 2000) and ReliabilityProblem25 (RP25 of
+# the repository rprepo.readthedocs.io).
+FOUR_BRANCH_PUBLISHED, CORNER_PUBLISHED = 0.2222795066194439887e-2, 4.148566293759747e-05
+
+
+class Problem(NamedTuple):
+    """An event under a law.
+
+    Attributes
+    ----------
+    name, source
+        What it is called, and where its probability comes from.
+    model
+        The law.
+    limit_state
+        Of one event, in JAX.
+    truth
+        The probability.
+    check
+        ``check(rng, count)`` draws the law and tells which draws meet the event, by numpy alone.
+    published
+        A probability that others have published.
+    is_normal
+        Whether the law is N(0, I), so that the space of design points is that of events.
+    """
+
+    name: str
+    source: str
+    model: GaussianMixture
+    limit_state: Callable[[Array], Array]
+    truth: float
+    check: Callable[[np.random.Generator, int], np.ndarray]
+    published: float | None = None
+    is_normal: bool = True
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates of an event."""
+        return int(np.prod(self.model.event_shape))
+
+
+def _normal(size: int) -> GaussianMixture:
+    return GaussianMixture(jnp.zeros((1, size)), scales=1.0)
+
+
+def half_space(size: int) -> Problem:
+    """Return the mean of so many normal coordinates, five standard deviations away."""
+
+    def beyond(x: Array) -> Array:
+        return jnp.sum(x) / jnp.sqrt(size) - 5.0
+
+    def check(rng: np.random.Generator, count: int) -> np.ndarray:
+        return rng.standard_normal(count) > 5.0  # the standardised sum is one normal number
+
+    return Problem(f"Φ(-5), d = {size}", "exact", _normal(size), beyond, norm.sf(5.0), check)
+
+
+def skewed() -> Problem:
+    """Return the far right of a mixture in the plane, which is the small component's."""
+    weights, means, scales = [0.9, 0.1], np.array([[0.0, 0.0], [1.5, -1.0]]), [0.5, 0.8]
+    model = GaussianMixture(jnp.asarray(means), scales=jnp.array(scales), weights=weights)
+    masses = norm.sf((SKEWED_LEVEL - means[:, 0]) / scales)
+
+    def check(rng: np.random.Generator, count: int) -> np.ndarray:
+        chosen = (rng.random(count) < weights[1]).astype(int)
+        centres, spreads = means[chosen, 0], np.array(scales)[chosen]
+        return centres + spreads * rng.standard_normal(count) > SKEWED_LEVEL
+
+    return Problem(
+        "skewed, d = 2", "exact", model, lambda x: x[0] - SKEWED_LEVEL,
+        float(weights @ masses), check, is_normal=False,
+    )  # fmt: skip
+
+
+def four_branch() -> Problem:
+    """Return the series system of four branches, two of them curved."""
+
+    def state(numpy, x):
+        across, along = (x[..., 0] - x[..., 1]) / 2**0.5, (x[..., 0] + x[..., 1]) / 2**0.5
+        curved = numpy.abs(along) - 3.0 - 0.2 * across**2
+        return numpy.maximum(curved, numpy.abs(across) - 3.5)
+
+    def inner(across: float) -> float:
+        return norm.pdf(across) * 2 * norm.sf(3.0 + 0.2 * across**2)
+
+    truth = 2 * norm.sf(3.5) + quad(inner, -3.5, 3.5, epsabs=1e-14)[0]
+    return Problem(
+        "four branches, d = 2", "quadrature", _normal(2), lambda x: state(jnp, x), truth,
+        lambda rng, count: state(np, rng.standard_normal((count, 2))) > 0, FOUR_BRANCH_PUBLISHED,
+    )  # fmt: skip
+
+
+def corner() -> Problem:
+    """Return RP25: between a parabola and a steep line, a parallel system of two parts."""
+
+    def state(numpy, x):
+        first, second = x[..., 0], x[..., 1]
+        return -numpy.maximum(first**2 - 8 * second + 16, -16 * first + second + 32)
+
+    def inner(first: float) -> float:
+        between = norm.sf((first**2 + 16) / 8) - norm.sf(16 * first - 32)
+        return norm.pdf(first) * max(between, 0.0)
+
+    truth = quad(inner, 2.0, 12.0, epsabs=1e-15, limit=500, points=[2.16])[0]
+    return Problem(
+        "RP25, d = 2", "quadrature", _normal(2), lambda x: state(jnp, x), truth,
+        lambda rng, count: state(np, rng.standard_normal((count, 2))) > 0, CORNER_PUBLISHED,
+    )  # fmt: skip
+
+
+def of_mixture(name: str) -> Problem:
+    """Return half8 or shell8 of `tests.rare_problems`, under a mixture of six components."""
+    given, truth = rare_problems.problem(name), rare_problems.truth(name)
+    law = mixtures.components(8)
+
+    def check(rng: np.random.Generator, count: int) -> np.ndarray:
+        x = mixtures.draw(law, count, int(rng.integers(2**31)))
+        if name == "shell8":
+            return (x**2).sum(-1) > rare_problems.SHELL_RADIUS**2
+        normal, threshold = rare_problems.half_space()
+        return x @ normal > threshold
+
+    source = "exact" if np.isinf(truth.effective_draws) else "2,000,000 weighted draws"
+    assert given.limit_state is not None
+    return Problem(
+        f"{name}, d = 8", source, given.prior, given.limit_state, float(np.exp(truth.log_evidence)),
+        check, is_normal=False,
+    )  # fmt: skip
+
+
+def all_problems() -> list[Problem]:
+    """Return every event whose probability is known."""
+    return [
+        half_space(2), half_space(50), four_branch(), corner(), skewed(), of_mixture("half8"),
+        of_mixture("shell8"),
+    ]  # fmt: skip
+
+
+def plain_check(problem: Problem, num_draws: int, block: int = 1_000_000) -> tuple[int, int]:
+    """Count the draws that meet an event, and all of them."""
+    rng, blocks = np.random.default_rng(0), -(-num_draws // block)
+    return sum(int(problem.check(rng, block).sum()) for _ in range(blocks)), blocks * block
