@@ -19,13 +19,13 @@ from scipy.stats import beta
 from case_studies.augmentation.classifier import load, log_probabilities
 from case_studies.rare_event.methods import Estimates, by_design_point, by_rare_event
 from scoreppl import correctors, pretrained
-from scoreppl.estimators import GuidedPaths, Splitting, Tempering, rare_event
-from scoreppl.guidance import Guidance, Guided, LineSearch, Unguided, View
+from scoreppl.estimators import GuidedPaths, Splitting, rare_event
+from scoreppl.guidance import Guided, LineSearch, Unguided, View
 from scoreppl.score import ScoreModel, flow_map
 
 FIRST, SECOND, LEAST = 3, 8, 0.4
 NUM_STEPS, FLOW_STEPS, NUM_PILOTS = 16, 10, 64
-# Paths of a run, which is refused if none of them meets the event; and points of the flow at a time.
+# Paths of a run, which is refused if none of them meets the event; points of the flow at a time.
 PATH_BLOCK, FLOW_BLOCK = 10_000, 1_000
 
 
@@ -44,7 +44,7 @@ class Plain(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """Guidance by the gradient of log Phi(g / width), as if the limit state were seen with an error.
+    """Guidance by the gradient of log Phi(g / width): a limit state seen with an error.
 
     The indicator has no gradient to follow. Weights of paths are those of the indicator whatever
     guides them.
@@ -94,8 +94,10 @@ def plain_flow(key: Array, network: ScoreModel, num_draws: int) -> Plain:
     return Plain(met, blocks * FLOW_BLOCK, blocks * FLOW_BLOCK * FLOW_STEPS)
 
 
-def run_digits(num_estimates: int, num_plain: int) -> tuple[dict[str, Plain], dict[str, Estimates]]:
-    """Return plain draws by law, and estimates by method: half as many of those by levels."""
+def run_digits(
+    num_estimates: int, num_plain: int
+) -> tuple[dict[str, Plain], dict[str, Estimates | None]]:
+    """Return plain draws by law, and estimates by method: half as many of those that pool runs."""
     network, key = pretrained.load("digits8"), jax.random.key(0)
     plain = {
         "paths": plain_paths(key, network, num_plain),
@@ -103,18 +105,23 @@ def run_digits(num_estimates: int, num_plain: int) -> tuple[dict[str, Plain], di
     }
     methods = {
         "subset simulation": Splitting(num_particles=100, num_moves=5, share=0.5),
-        "tempering": Tempering(num_particles=100, num_moves=5),
+        "subset simulation in the flow's noise": Splitting(
+            num_particles=100, num_moves=3, share=0.5, flow_steps=FLOW_STEPS
+        ),
         "guided paths": GuidedPaths(
             300, NUM_STEPS, guidance=Smoothed, num_pilots=NUM_PILOTS
         ),
         "guided paths, resampled": GuidedPaths(
-            100, NUM_STEPS, guidance=Smoothed, num_pilots=NUM_PILOTS,
+            200, NUM_STEPS, guidance=Smoothed, num_pilots=NUM_PILOTS,
             resampling=correctors.Resampling(),
         ),
     }  # fmt: skip
-    found = {}
+    found: dict[str, Estimates | None] = {}
     for name, method in methods.items():
-        count = num_estimates if isinstance(method, GuidedPaths) else num_estimates // 2
-        found[name] = by_rare_event(network, torn, method, key, count)
+        count = num_estimates // (1 if name == "guided paths" else 2)
+        try:
+            found[name] = by_rare_event(network, torn, method, key, count)
+        except ValueError:  # a run that did not reach the event
+            found[name] = None
     form, sampled = by_design_point(network, torn, FLOW_STEPS, key, num_estimates)
     return plain, found | {"FORM": form, "sampling at the design point": sampled}

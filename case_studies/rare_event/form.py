@@ -3,9 +3,9 @@ r"""Design points: first-order reliability (FORM) and importance sampling about 
 In a space of normal numbers z, with the event :math:`g(T(z)) > 0`, the design point z* is the point
 of the event next to the origin. FORM takes the event for a half-space there and answers
 :math:`\Phi(-|z^*|)`; importance sampling draws from N(z*, I) and weighs. T is the identity for a
-law that is N(0, I) and the flow of the score model otherwise. The search is the iteration of Hasofer
-and Lind (1974) and of Rackwitz and Fiessler (1978) with a step that decreases a merit function, as
-Zhang and Der Kiureghian (1995) improved it.
+law that is N(0, I) and the flow of the score model otherwise. The search is the iteration of
+Hasofer and Lind (1974) and of Rackwitz and Fiessler (1978) with a step that decreases a merit
+function, as Zhang and Der Kiureghian (1995) improved it.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ def by_rare_event(
 
 
 def _num_states(method: Method, size: int, evaluations: float, has_density: bool) -> float:
-    """Evaluations of the limit state in a run, with gradients as such counted as one."""
+    """Count evaluations of the limit state in a run; one with its gradient counts as one."""
     if isinstance(method, GuidedPaths):
         # Twice the dimension for the sigma points of each step, and once at the end.
         is_default = method.guidance is None
@@ -100,6 +100,41 @@ def _num_states(method: Method, size: int, evaluations: float, has_density: bool
         return method.num_particles * each / method.flow_steps
     # Of a move, at two evaluations of the score or three; the start took 101.
     return method.num_particles * (1 + (each - 101) / (3 if has_density else 2))
+
+
+def by_branches(
+    model: ScoreModel,
+    branches: Sequence[State],
+    method: GuidedPaths,
+    key: Array,
+    num_estimates: int,
+) -> Estimates:
+    r"""Estimate the probability of a union, led to one of its events at a time.
+
+    With N(x) the number of the events :math:`A_i` that hold x,
+    :math:`P(\cup A_i) = \sum_i E[1_{A_i}(x) / N(x)]`; the paths to each event are independent.
+    """
+    start = time.perf_counter()
+    evaluations, means, variances = 0.0, [], []
+    count_of = jax.jit(jax.vmap(lambda x: sum((b(x) > 0) * 1.0 for b in branches)))
+    for number, branch in enumerate(branches):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = rare_event(
+                jax.random.fold_in(key, number), model, branch, method=method,
+                num_runs=num_estimates,
+            )  # fmt: skip
+        shares = np.maximum(np.asarray(count_of(found.draws.values["x"])), 1.0)
+        terms = (np.exp(found.draws.log_weight) / shares).reshape(num_estimates, -1)
+        means.append(terms.mean(1))
+        variances.append(terms.var(1, ddof=1) / terms.shape[1])
+        evaluations += found.num_score_evaluations / num_estimates
+    total = np.sum(means, 0)
+    states = len(branches) * _num_states(method, int(np.prod(model.event_shape)), 0.0, True)
+    return Estimates(
+        np.log(total), np.sqrt(np.sum(variances, 0)) / total, method.num_paths - 1, evaluations,
+        states, time.perf_counter() - start,
+    )  # fmt: skip
 
 
 def by_design_point(
@@ -146,6 +181,10 @@ def run_all(problem: Problem, num_estimates: int, methods: dict[str, Method]) ->
         except ValueError:
             found[name] = None
     steps = 0 if problem.is_normal else FLOW_STEPS
+    if problem.branches:
+        found["guided paths, branch by branch"] = by_branches(
+            problem.model, problem.branches, GuidedPaths(), key, num_estimates
+        )
     form, sampled = by_design_point(problem.model, problem.limit_state, steps, key, num_estimates)
     return found | {"FORM": form, "sampling at the design point": sampled}
 

@@ -43,6 +43,8 @@ class Problem(NamedTuple):
         A probability that others have published.
     is_normal
         Whether the law is N(0, I), so that the space of design points is that of events.
+    branches
+        Limit states of the events whose union this one is, if that is known.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Problem(NamedTuple):
     check: Callable[[np.random.Generator, int], np.ndarray]
     published: float | None = None
     is_normal: bool = True
+    branches: tuple[Callable[[Array], Array], ...] = ()
 
     @property
     def size(self) -> int:
@@ -104,10 +107,21 @@ def four_branch() -> Problem:
     def inner(across: float) -> float:
         return norm.pdf(across) * 2 * norm.sf(3.0 + 0.2 * across**2)
 
+    def branch(number: int) -> Callable[[Array], Array]:
+        sign = 1.0 - 2.0 * (number % 2)
+
+        def state_of(x: Array) -> Array:
+            across, along = (x[0] - x[1]) / 2**0.5, (x[0] + x[1]) / 2**0.5
+            curved = sign * along - 3.0 - 0.2 * across**2
+            return curved if number < 2 else sign * across - 3.5
+
+        return state_of
+
     truth = 2 * norm.sf(3.5) + quad(inner, -3.5, 3.5, epsabs=1e-14)[0]
     return Problem(
         "four branches, d = 2", "quadrature", _normal(2), lambda x: state(jnp, x), truth,
         lambda rng, count: state(np, rng.standard_normal((count, 2))) > 0, FOUR_BRANCH_PUBLISHED,
+        branches=tuple(branch(number) for number in range(4)),
     )  # fmt: skip
 
 
