@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.lines import Line2D
 
 from case_studies.rare_event.methods import Estimates
 from case_studies.rare_event.problems import Problem
@@ -17,15 +18,17 @@ def draw_estimates(
     """Draw log ratios of estimates and truth; what is further off than `REACH` is a triangle."""
     columns = min(4, len(problems))
     lines = -(-len(problems) // columns)
+    names = list(dict.fromkeys(name for problem in problems for name in found[problem.name]))
     figure, axes = plt.subplots(
         lines, columns, figsize=(3.4 * columns, 3.2 * lines), sharey=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for axis, problem in zip(axes.flat, problems, strict=False):
         axis.axhline(0.0, color="black", linewidth=0.8)
-        for place, (name, each) in enumerate(found[problem.name].items()):
+        for name, each in found[problem.name].items():
             if each is None:
                 continue
+            place = names.index(name)
             off = each.log_probability - np.log(problem.truth)
             across = place + np.linspace(-0.35, 0.35, len(off))
             error = np.abs(each.interval - each.log_probability)
@@ -33,7 +36,7 @@ def draw_estimates(
             near, colour = np.abs(off) <= REACH, f"C{place}"
             axis.errorbar(
                 across[near], off[near], yerr=error[:, near], fmt=".", color=colour,
-                markersize=4, linewidth=0.7, label=name,
+                markersize=4, linewidth=0.7,
             )  # fmt: skip
             for marker, beyond in (("v", off < -REACH), ("^", off > REACH)):
                 at = np.full(beyond.sum(), REACH if marker == "^" else -REACH)
@@ -43,8 +46,10 @@ def draw_estimates(
         axis.set_ylabel("log of estimate over truth")
     for axis in axes.flat[len(problems) :]:
         axis.axis("off")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    spare = axes.flat[-1] if len(problems) < axes.size else axes.flat[0]
-    spare.legend(handles, labels, fontsize=8, loc="center")
+    handles = [
+        Line2D([], [], color=f"C{place}", marker=".", linewidth=0.7, label=name)
+        for place, name in enumerate(names)
+    ]
+    figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -54,7 +54,7 @@ class Estimates(NamedTuple):
         return np.array([self.log_probability - reach, self.log_probability + reach])
 
 
-def pooled(log_probability: np.ndarray, freedom: int | None = None) -> tuple[np.ndarray, ...]:
+def pooled(log_probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return log means and their relative errors along the last axis, as `rare_event` does."""
     peak = log_probability.max(-1, keepdims=True)
     each = np.exp(log_probability - np.where(np.isfinite(peak), peak, 0.0))

@@ -76,12 +76,12 @@ def half_space(size: int) -> Problem:
     def check(rng: np.random.Generator, count: int) -> np.ndarray:
         return rng.standard_normal(count) > 5.0  # the standardised sum is one normal number
 
-    return Problem(f"Φ(-5), d = {size}", "exact", _normal(size), beyond, norm.sf(5.0), check)
+    return Problem(f"Φ(-5), d = {size}", "exact", _normal(size), beyond, float(norm.sf(5.0)), check)
 
 
 def skewed() -> Problem:
     """Return the far right of a mixture in the plane, which is the small component's."""
-    weights, means, scales = [0.9, 0.1], np.array([[0.0, 0.0], [1.5, -1.0]]), [0.5, 0.8]
+    weights, means, scales = np.array([0.9, 0.1]), np.array([[0.0, 0.0], [1.5, -1.0]]), [0.5, 0.8]
     model = GaussianMixture(jnp.asarray(means), scales=jnp.array(scales), weights=weights)
     masses = norm.sf((SKEWED_LEVEL - means[:, 0]) / scales)
 
@@ -105,7 +105,7 @@ def four_branch() -> Problem:
         return numpy.maximum(curved, numpy.abs(across) - 3.5)
 
     def inner(across: float) -> float:
-        return norm.pdf(across) * 2 * norm.sf(3.0 + 0.2 * across**2)
+        return float(norm.pdf(across) * 2 * norm.sf(3.0 + 0.2 * across**2))
 
     def branch(number: int) -> Callable[[Array], Array]:
         sign = 1.0 - 2.0 * (number % 2)
@@ -134,7 +134,7 @@ def corner() -> Problem:
 
     def inner(first: float) -> float:
         between = norm.sf((first**2 + 16) / 8) - norm.sf(16 * first - 32)
-        return norm.pdf(first) * max(between, 0.0)
+        return float(norm.pdf(first) * max(between, 0.0))
 
     truth = quad(inner, 2.0, 12.0, epsabs=1e-15, limit=500, points=[2.16])[0]
     return Problem(
