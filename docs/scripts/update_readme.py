@@ -17,6 +17,7 @@
     python -m case_studies.composition --out docs/composition
     python -m case_studies.sobol --out docs/sobol
     python -m case_studies.portfolio_tail --out docs/portfolio_tail
+    python -m case_studies.rare_event --out docs/rare_event
     python -m docs.scripts.update_readme
 """
 
@@ -67,6 +68,10 @@ PLACES = (
     *(
         ("case_studies/portfolio_tail/README.md", part, f"docs/portfolio_tail/{part}.md")
         for part in ("fit_scaled", "fit_static", "backtest")
+    ),
+    *(
+        ("case_studies/rare_event/README.md", part, f"docs/rare_event/{part}.md")
+        for part in ("truths", "methods", "flow", "digits")
     ),
 )
 
