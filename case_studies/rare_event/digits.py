@@ -18,7 +18,7 @@ from scipy.stats import beta
 
 from case_studies.augmentation.classifier import load, log_probabilities
 from case_studies.rare_event.methods import Estimates, by_design_point, by_rare_event
-from scoreppl import correctors, pretrained
+from scoreppl import pretrained
 from scoreppl.estimators import GuidedPaths, Splitting, rare_event
 from scoreppl.guidance import Guided, LineSearch, Unguided, View
 from scoreppl.score import ScoreModel, flow_map
@@ -97,7 +97,7 @@ def plain_flow(key: Array, network: ScoreModel, num_draws: int) -> Plain:
 def run_digits(
     num_estimates: int, num_plain: int
 ) -> tuple[dict[str, Plain], dict[str, Estimates | None]]:
-    """Return plain draws by law, and estimates by method: half as many of those that pool runs."""
+    """Return plain draws by law, and estimates by method: a quarter as many of those that pool runs."""
     network, key = pretrained.load("digits8"), jax.random.key(0)
     plain = {
         "paths": plain_paths(key, network, num_plain),
@@ -106,19 +106,15 @@ def run_digits(
     methods = {
         "subset simulation": Splitting(num_particles=100, num_moves=5, share=0.5),
         "subset simulation in the flow's noise": Splitting(
-            num_particles=100, num_moves=3, share=0.5, flow_steps=FLOW_STEPS
+            num_particles=100, num_moves=2, share=0.5, flow_steps=FLOW_STEPS
         ),
         "guided paths": GuidedPaths(
             300, NUM_STEPS, guidance=Smoothed, num_pilots=NUM_PILOTS
         ),
-        "guided paths, resampled": GuidedPaths(
-            200, NUM_STEPS, guidance=Smoothed, num_pilots=NUM_PILOTS,
-            resampling=correctors.Resampling(),
-        ),
     }  # fmt: skip
     found: dict[str, Estimates | None] = {}
     for name, method in methods.items():
-        count = num_estimates // (1 if name == "guided paths" else 2)
+        count = num_estimates // (1 if name == "guided paths" else 4)
         try:
             found[name] = by_rare_event(network, torn, method, key, count)
         except ValueError:  # a run that did not reach the event

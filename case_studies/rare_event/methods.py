@@ -183,7 +183,7 @@ def run_all(problem: Problem, num_estimates: int, methods: dict[str, Method]) ->
     steps = 0 if problem.is_normal else FLOW_STEPS
     if problem.branches:
         found["guided paths, branch by branch"] = by_branches(
-            problem.model, problem.branches, GuidedPaths(), key, num_estimates
+            problem.model, problem.branches, GuidedPaths(num_paths=500), key, num_estimates
         )
     form, sampled = by_design_point(problem.model, problem.limit_state, steps, key, num_estimates)
     return found | {"FORM": form, "sampling at the design point": sampled}
@@ -192,7 +192,7 @@ def run_all(problem: Problem, num_estimates: int, methods: dict[str, Method]) ->
 def methods_of(problem: Problem) -> dict[str, Method]:
     """Return the methods and settings of the study, the first of them the reference."""
     # Many dimensions make the covariance of a step dear, and their step from few paths good.
-    num_paths, num_steps = (1_000, 25) if problem.size <= 10 else (100, 16)
+    num_paths, num_steps = (500, 25) if problem.size <= 10 else (100, 16)
     guided = partial(GuidedPaths, num_steps=num_steps)
     return {
         "subset simulation": Splitting(num_particles=300, num_moves=5, share=0.5),
