@@ -97,7 +97,7 @@ def plain_flow(key: Array, network: ScoreModel, num_draws: int) -> Plain:
 def run_digits(
     num_estimates: int, num_plain: int
 ) -> tuple[dict[str, Plain], dict[str, Estimates | None]]:
-    """Return plain draws by law, and estimates by method: a quarter as many of those that pool runs."""
+    """Return plain draws by law, and estimates by method, a quarter of them where runs pool."""
     network, key = pretrained.load("digits8"), jax.random.key(0)
     plain = {
         "paths": plain_paths(key, network, num_plain),

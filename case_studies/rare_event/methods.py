@@ -49,9 +49,13 @@ class Estimates(NamedTuple):
 
     @property
     def interval(self) -> np.ndarray:
-        """Intervals of 95 % for the log probabilities, shape ``(2, n)``, from Student's t."""
+        """Intervals of 95 % for the log probabilities, shape ``(2, n)``, from Student's t.
+
+        NaN where no draw met the event.
+        """
         reach = student.ppf(0.975, self.freedom) * self.standard_error
-        return np.array([self.log_probability - reach, self.log_probability + reach])
+        with np.errstate(invalid="ignore"):
+            return np.array([self.log_probability - reach, self.log_probability + reach])
 
 
 def pooled(log_probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
