@@ -97,7 +97,7 @@ def plain_flow(key: Array, network: ScoreModel, num_draws: int) -> Plain:
 def run_digits(
     num_estimates: int, num_plain: int
 ) -> tuple[dict[str, Plain], dict[str, Estimates | None]]:
-    """Return plain draws by law, and estimates by method, a quarter of them where runs pool."""
+    """Return plain draws by law, and estimates by method, half of them where runs pool."""
     network, key = pretrained.load("digits8"), jax.random.key(0)
     plain = {
         "paths": plain_paths(key, network, num_plain),
@@ -114,7 +114,7 @@ def run_digits(
     }  # fmt: skip
     found: dict[str, Estimates | None] = {}
     for name, method in methods.items():
-        count = num_estimates // (1 if name == "guided paths" else 4)
+        count = num_estimates // (1 if name == "guided paths" else 2)
         try:
             found[name] = by_rare_event(network, torn, method, key, count)
         except ValueError:  # a run that did not reach the event

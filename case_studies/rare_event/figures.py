@@ -31,7 +31,8 @@ def draw_estimates(
             place = names.index(name)
             off = each.log_probability - np.log(problem.truth)
             across = place + np.linspace(-0.35, 0.35, len(off))
-            error = np.abs(each.interval - each.log_probability)
+            with np.errstate(invalid="ignore"):  # estimates without a draw have no interval
+                error = np.abs(each.interval - each.log_probability)
             error = np.where(np.isfinite(error), error, 0.0)
             near, colour = np.abs(off) <= REACH, f"C{place}"
             axis.errorbar(

@@ -19,7 +19,7 @@ from case_studies.rare_event.flow_law import flow_law
 from case_studies.rare_event.methods import Estimates, methods_of, run_all
 from case_studies.rare_event.problems import Problem, all_problems, plain_check
 
-NUM_ESTIMATES, NUM_CHECKS, NUM_PLAIN = 20, 40_000_000, 20_000
+NUM_ESTIMATES, NUM_CHECKS, NUM_PLAIN = 20, 40_000_000, 80_000
 # Evaluations of a plain draw: the steps of the reverse process that paths take.
 PLAIN_STEPS = 25
 REFERENCE, FORM = "subset simulation", "FORM"
