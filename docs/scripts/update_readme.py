@@ -21,6 +21,7 @@
     python -m case_studies.portfolio_tail --out docs/portfolio_tail
     python -m case_studies.augmentation --out docs/augmentation
     python -m case_studies.eight_schools --out docs/eight_schools
+    python -m case_studies.rare_event --out docs/rare_event
     python -m docs.scripts.update_readme
 """
 
@@ -88,6 +89,10 @@ PLACES = (
     *(
         ("case_studies/eight_schools/README.md", part, f"docs/eight_schools/{part}.md")
         for part in ("prior", "posterior", "cost", "evidence", "schools")
+    ),
+    *(
+        ("case_studies/rare_event/README.md", part, f"docs/rare_event/{part}.md")
+        for part in ("truths", "methods", "flow", "digits")
     ),
 )
 
