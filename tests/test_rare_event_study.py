@@ -26,6 +26,8 @@ from case_studies.rare_event.run import gain, held, main
 from tests import rare_problems
 from tests.problems import Components
 
+# Slow all of them, because scikit-learn is there when the slow tests are run.
+pytestmark = pytest.mark.slow
 LINE = sp.analytic.GaussianMixture(jnp.zeros((1, 1)), scales=1.0)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from blackjax.smc.resampling import systematic
 from jax import Array
 from jax.scipy.stats import norm
+from scipy.special import log_ndtr
 
 Potential = Callable[[Array, Array], Array]
 
@@ -214,7 +215,7 @@ def _log_potential(states: np.ndarray, level: float, is_smooth: bool) -> np.ndar
     if is_smooth and np.isinf(level):
         return np.full_like(states, np.log(0.5))
     if is_smooth and level > 0:
-        return np.asarray(norm.logcdf(jnp.asarray(states / level)), np.float64)
+        return log_ndtr(states / level)
     return np.where(states > (0.0 if is_smooth else level), 0.0, -np.inf)
 
 

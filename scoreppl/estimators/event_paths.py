@@ -71,17 +71,13 @@ class GuidedPaths:
             )
 
 
-class NoPathError(ValueError):
-    """No path met the event."""
-
-
 class PathRun(NamedTuple):
     """Paths of one run.
 
     Attributes
     ----------
     log_probability
-        Log of the estimate.
+        Log of the estimate; -inf if no path met the event, which is an estimate of zero.
     events, log_weight
         Where paths ended, and their log weights.
     num_score_evaluations
@@ -149,24 +145,19 @@ class EventPaths:
 
         Raises
         ------
-        NoPathError
-            If no path met the event.
+        ValueError
+            If the limit state is not a number at the end of any path.
 
         Warns
         -----
         UserWarning
             If the Pareto k of the weights exceeds 0.7.
         """
-        method = self._method
         log_probability, events, weights = self._run(key)
         if np.all(np.isnan(jax.vmap(self._limit_state)(events))):
             raise ValueError(NOT_A_NUMBER)
         if not np.any(np.isfinite(weights)):
-            raise NoPathError(
-                f"None of {method.num_paths} paths met the event: it may be impossible, or the "
-                "limit state gives no direction where the paths are. Check it, use more paths or "
-                "steps, or `method=sp.estimators.Splitting()`."
-            )
+            return PathRun(-np.inf, np.asarray(events), np.asarray(weights), self._cost())
         weights = check_log_weight(weights)
         pareto_k = psis(weights)[1]
         shares = np.exp(weights - np.logaddexp.reduce(weights))
@@ -180,11 +171,14 @@ class EventPaths:
                 UserWarning,
                 stacklevel=5,
             )
+        return PathRun(float(log_probability), np.asarray(events), weights, self._cost())
+
+    def _cost(self) -> int:
+        """Score evaluations of a run."""
+        method = self._method
         price = getattr(self._guidance, "num_score_evaluations", None)
         each = method.num_steps * (1 if price is None else price(self._size))
-        pilots = method.num_pilots * (_PILOT_STEPS + method.num_steps)
-        cost = method.num_paths * each + pilots
-        return PathRun(float(log_probability), np.asarray(events), weights, cost)
+        return method.num_paths * each + method.num_pilots * (_PILOT_STEPS + method.num_steps)
 
 
 def choose_paths(
@@ -234,12 +228,11 @@ def choose_paths(
     scores = []
     for number, one in enumerate(candidates):
         pilots = replace(one, num_paths=check_count("num_paths", num_paths, 2))
-        try:
-            with warnings.catch_warnings():
-                # Of heavy tails, which is what is to be found out.
-                warnings.simplefilter("ignore", UserWarning)
-                run = EventPaths(found, pilots).run(jax.random.fold_in(key, number))
-        except NoPathError:
+        with warnings.catch_warnings():
+            # Of heavy tails, which is what is to be found out.
+            warnings.simplefilter("ignore", UserWarning)
+            run = EventPaths(found, pilots).run(jax.random.fold_in(key, number))
+        if run.log_probability == -np.inf:
             scores.append(np.inf)
             continue
         known = run.log_weight[np.isfinite(run.log_weight)]

@@ -123,9 +123,9 @@ def least_squares(
     ``error`` squared is the mean of m / k times squared residuals of left-out points: unbiased for
     the mean square error under the draws of a design without one point, or without one repetition.
     The standard errors are a jackknife's, plus the effect of the draws being finite, which takes
-    them as independent: thin a chain before. They are roughly right for ``"volume"`` from n = 2 m on,
-    for ``"repeated"`` from eight repetitions (with four they are a fifth too small), and for
-    ``"independent"`` from n = 8 m; docs/least_squares.md has the z-scores.
+    them as independent: thin a chain before. They are roughly right for ``"volume"`` from
+    n = 2 m on, for ``"repeated"`` from eight repetitions (with four they are a fifth too small),
+    and for ``"independent"`` from n = 8 m; docs/least_squares.md has the z-scores.
     """
     num_evaluations = check_count("num_evaluations", num_evaluations, 1)
     if design not in DESIGNS:

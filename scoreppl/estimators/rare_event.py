@@ -222,6 +222,13 @@ def _of_paths(
     paths = EventPaths(source, method)
     runs = [paths.run(each) for each in jax.random.split(key, num_runs)]
     logs = np.array([run.log_probability for run in runs])
+    # A run that meets nothing is an estimate of zero; if all are, nothing is known.
+    if np.all(logs == -np.inf):
+        raise ValueError(
+            f"None of {num_runs * method.num_paths} paths met the event: it may be impossible, or "
+            "the limit state gives no direction where the paths are. Check it, use more paths or "
+            "steps, or `method=sp.estimators.Splitting()`."
+        )
     log_weight = np.concatenate([run.log_weight for run in runs])
     values = {"x": np.concatenate([run.events for run in runs])}
     cost = sum(run.num_score_evaluations for run in runs)

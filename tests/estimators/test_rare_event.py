@@ -226,6 +226,20 @@ def test_common_events_of_a_posterior_have_an_error_and_short_runs_are_refused()
         )
 
 
+def test_a_run_that_meets_nothing_is_an_estimate_of_zero():
+    """Left out or tried again, such runs would make the mean of the others too large."""
+    method = GUIDED(
+        num_paths=8, num_steps=5, num_pilots=16, guidance=lambda g: sp.guidance.Unguided()
+    )
+    found = sp.estimators.rare_event(
+        jax.random.key(0), normal(1), lambda x: x[0] - 2.0, method=method, num_runs=60
+    )
+    assert np.any(found.log_probability_of_runs == -np.inf)
+    share = np.mean(found.draws.log_weight > -np.inf)
+    assert found.probability == pytest.approx(share, rel=1e-5)
+    assert abs(found.log_probability - norm.logsf(2.0)) < 4 * found.standard_error + 0.3
+
+
 def test_a_limit_state_that_is_no_number_is_named():
     for method in (GUIDED(num_paths=20, num_steps=4, num_pilots=8), SPLITTING(num_particles=20)):
         with pytest.raises(ValueError, match="`limit_state` is not a number"):
