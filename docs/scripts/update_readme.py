@@ -9,6 +9,7 @@
     python -m docs.scripts.guidance_table
     python -m docs.scripts.annealing_forty_table
     python -m docs.scripts.control_variate_table
+    python -m docs.scripts.estimator_error_table
     python -m docs.scripts.least_squares_table
     python -m docs.scripts.log_density_table
     python -m docs.scripts.multilevel_table
@@ -35,6 +36,7 @@ PLACES = (
     ("docs/guidance.md", "guidance", "docs/tables/guidance.md"),
     ("docs/guidance.md", "guided", "docs/quickstart/guided.md"),
     ("docs/estimators.md", "control_variates", "docs/tables/control_variates.md"),
+    ("docs/estimators.md", "estimator_errors", "docs/tables/estimator_errors.md"),
     ("docs/multilevel.md", "multilevel", "docs/tables/multilevel.md"),
     ("docs/least_squares.md", "least_squares", "docs/tables/least_squares.md"),
     ("docs/smc.md", "forty_modes", "docs/tables/forty_modes.md"),

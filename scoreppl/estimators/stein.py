@@ -87,9 +87,9 @@ class SteinKernel:
     num_centres
         How many functions; the regression costs as the square. None: one for every 100 draws, at
         least 2 and at most 30. Functions that follow the draws too closely leave residuals of rare
-        large values, which a sample does not hold: on normal draws in one dimension the standard
-        error is 5 to 25 per cent too small by default, and by a factor of 4 to 6 with 100 of them
-        on a thousand draws.
+        large values, which a sample does not hold: the standard error is then too small, by a tenth
+        or two by default and several times with 100 of them on a thousand draws
+        (docs/estimators.md).
     length_scale
         The length :math:`\ell` in standard deviations; None: the median distance of the centres.
 
