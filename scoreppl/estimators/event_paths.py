@@ -198,7 +198,8 @@ def choose_paths(
 
     the logarithm of how many paths are needed for one effective draw (Chatterjee and Diaconis,
     arXiv:1511.01437); the candidate with the smallest sum of it and of the logarithm of its
-    evaluations, those of its pilots included, is chosen. Where no pilot meets the event a candidate is out.
+    evaluations, those of its pilots included, is chosen. Where no pilot meets the event a candidate
+    is out.
 
     Parameters
     ----------
