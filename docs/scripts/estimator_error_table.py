@@ -36,6 +36,7 @@ def chains(num_chains: int, num_draws: int, correlation: float, seed: int) -> tu
     each = 32 // num_chains
     batch = np.arange(num_chains)[:, None] * each + np.arange(num_draws) * each // num_draws
     draws = sp.estimators.weighted_draws({"x": x.ravel()}, cluster=batch.ravel())
+    draws = draws._replace(chain=np.repeat(np.arange(num_chains), num_draws))
     found = sp.estimators.expectation(draws.values["x"], draws)
     return float(found.value / found.standard_error), 31
 
@@ -91,6 +92,7 @@ def main() -> None:
     """Measure, and write the table."""
     union = float(np.logaddexp(norm.logsf(4.0), norm.logsf(3.5)))
     cases: list[tuple[str, Callable[[int], tuple[float, float]]]] = [
+        ("4 chains of 1,000, no autocorrelation", lambda s: chains(4, 1_000, 0.0, s)),
         ("a chain of 1,000, autocorrelation 0.8", lambda s: chains(1, 1_000, 0.8, s)),
         ("a chain of 1,000, autocorrelation 0.95", lambda s: chains(1, 1_000, 0.95, s)),
         ("4 chains of 1,000, autocorrelation 0.95", lambda s: chains(4, 1_000, 0.95, s)),

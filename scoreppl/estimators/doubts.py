@@ -12,10 +12,16 @@ from scoreppl.estimators.tails import MIN_TAIL, pareto_smoothed
 # A mean so many standard errors from zero is not zero.
 _MANY_ERRORS = 6.0
 _FALSE_ALARM = 1e-4
+# Of neighbouring batches; beyond it nothing is known of the chain.
+_MAX_CORRELATION = 0.9
 
 
 def weighted_mean(
-    terms: np.ndarray, weights: np.ndarray, cluster: np.ndarray, normalised: bool
+    terms: np.ndarray,
+    weights: np.ndarray,
+    cluster: np.ndarray,
+    normalised: bool,
+    chain: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weighted sums and their standard errors."""
     value = weights @ terms
@@ -27,7 +33,30 @@ def weighted_mean(
     np.add.at(sums, cluster, influence)
     if not normalised:
         sums -= value * (np.bincount(cluster, minlength=count) / len(cluster))[:, None]
-    return value, np.sqrt(np.sum(sums**2, axis=0) * count / (count - 1))
+    variance = np.sum(sums**2, axis=0) * count / (count - 1)
+    if chain is not None:
+        variance *= _following(sums, cluster, chain)
+    return value, np.sqrt(variance)
+
+
+def _following(sums: np.ndarray, cluster: np.ndarray, chain: np.ndarray) -> np.ndarray:
+    """Return the factor by which batches that follow each other vary less than their mean does.
+
+    As if the batches of a chain were an autoregression: (1 + r) / (1 - r), with the correlation r
+    of neighbours where it is positive.
+    """
+    count = len(sums)
+    of_batch = np.zeros(count, int)
+    of_batch[cluster] = chain
+    first = np.flatnonzero(of_batch[1:] == of_batch[:-1])
+    if not len(first):
+        return np.ones(sums.shape[1])
+    square = np.mean(sums**2, axis=0)
+    product = np.mean(sums[first] * sums[first + 1], axis=0)
+    found = np.divide(product, square, out=np.zeros_like(square), where=square > 0)
+    # The sums add up to zero, which correlates them by minus one over their number.
+    correlation = np.clip(found + 1.0 / count, 0.0, _MAX_CORRELATION)
+    return (1.0 + correlation) / (1.0 - correlation)
 
 
 def within_clusters(draws: WeightedDraws) -> np.ndarray:
@@ -76,26 +105,26 @@ def warn_of_errors(error: np.ndarray, is_empty: np.ndarray) -> None:
         )
 
 
-def warn_of_chains(
-    terms: np.ndarray,
-    weights: np.ndarray,
-    draws: WeightedDraws,
-    value: np.ndarray,
-    error: np.ndarray,
-) -> None:
-    """Compare what chains differ by with what their batches differ by."""
-    if draws.chain is None or draws.chain.max() == 0:
+def warn_of_chains(terms: np.ndarray, weights: np.ndarray, draws: WeightedDraws) -> None:
+    """Compare what chains differ by with what the batches of each differ by."""
+    chain = draws.chain
+    if chain is None or chain.max() == 0:
         return
-    among = weighted_mean(terms, weights, draws.chain, True)[1]
-    # Two chains are a single difference, which says less: ratios are compared with F's quantiles.
-    freedom = draws.chain.max(), draws.cluster.max()
-    limit = np.sqrt(f_law.isf(_FALSE_ALARM / len(value), *freedom))
-    if np.any(among > limit * error):
+    among = weighted_mean(terms, weights, chain, True)[1]
+    sums = np.zeros((chain.max() + 1, terms.shape[1]))
+    np.add.at(sums, chain, weights[:, None] * terms)
+    total = np.bincount(chain, weights)[:, None]
+    means = np.divide(sums, total, out=np.zeros_like(sums), where=total > 0)
+    within = weighted_mean(terms - means[chain], weights, draws.cluster, True, chain)[1]
+    # Few chains say little: ratios are compared with quantiles of F.
+    freedom = chain.max(), max(draws.cluster.max() - chain.max(), 1)
+    limit = np.sqrt(f_law.isf(_FALSE_ALARM / terms.shape[1], *freedom))
+    if np.any(among > limit * within):
+        ratio = np.max(among / np.where(within > 0, within, np.inf))
         warnings.warn(
-            f"Chains differ by {np.max(among / np.where(error > 0, error, np.inf)):.1f} times what "
-            "they vary by themselves: they have not mixed, and estimate and error are not to be "
-            "believed. Run them for longer, or use a kernel that jumps between modes "
-            "(sp.AnnealedScoreMCMC).",
+            f"Chains differ by {ratio:.1f} times what they vary by themselves: they have not "
+            "mixed, and estimate and error are not to be believed. Run them for longer, or use a "
+            "kernel that jumps between modes (sp.AnnealedScoreMCMC).",
             UserWarning,
             stacklevel=3,
         )
@@ -103,7 +132,7 @@ def warn_of_chains(
 
 def warn_of_means(found: np.ndarray, draws: WeightedDraws, weights: np.ndarray) -> None:
     """Compare the control variates' means with zero."""
-    mean, error = weighted_mean(found, weights, draws.cluster, True)
+    mean, error = weighted_mean(found, weights, draws.cluster, True, draws.chain)
     far = np.max(np.abs(mean) / np.where(error > 0, error, np.inf))
     if far > _MANY_ERRORS:
         warnings.warn(

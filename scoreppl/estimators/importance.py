@@ -74,8 +74,8 @@ def expectation(
         \frac{1}{n} \sum_i W_i f_i \text{ (plain)}.
 
     The error sums the terms :math:`W_i (f_i - \hat\mu)`, divided by the total weight, over
-    clusters (the delta method); independent draws are clusters of one, chains are cut into
-    batches, and particles belong to their ancestors.
+    clusters (the delta method); independent draws are clusters of one, chains are cut into batches,
+    whose correlation with the next is allowed for, and particles belong to their ancestors.
 
     Parameters
     ----------
@@ -142,15 +142,15 @@ def expectation(
     inner = within_clusters(draws)
     tail = np.array([tail_shape(column, inner, normalised) for column in terms.T])
     warn_of_tails(tail)
-    value, error = weighted_mean(terms, weights, draws.cluster, normalised)
-    warn_of_chains(terms, weights, draws, value, error)
+    value, error = weighted_mean(terms, weights, draws.cluster, normalised, draws.chain)
+    warn_of_chains(terms, weights, draws)
     gain = np.ones_like(value)
     if control_variates is not None:
         plain_error = error
         part = _part(control_variates)
         reduced = reduce(terms, draws, part, normalised).terms
         warn_of_means(evaluate(part, draws), draws, weights)
-        value, error = weighted_mean(reduced, weights, draws.cluster, normalised)
+        value, error = weighted_mean(reduced, weights, draws.cluster, normalised, draws.chain)
         known = error > 0
         ratio = np.divide(plain_error, error, out=np.full_like(error, np.inf), where=known)
         gain = np.where(plain_error > 0, ratio**2, 1.0)

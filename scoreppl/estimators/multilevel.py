@@ -189,6 +189,9 @@ def multilevel(
     unseen = variances.max(0, keepdims=True) / (pilot_blocks * block_size)
     variances = np.where(variances == 0, unseen, variances)
     counts = _allocation(variances, costs, target_standard_error, num_evaluations)
+    if num_evaluations is not None and not any(np.any(pilot) for pilot in pilots):
+        # Zero at all pilots: what there is to spend goes into looking for more.
+        counts = np.full(len(costs), num_evaluations / costs.sum())
     rounding = np.ceil if num_evaluations is None else np.floor
     blocks = np.maximum(rounding(counts / block_size), 1).astype(int)
 
@@ -235,7 +238,7 @@ def _allocation(
         budget = check_count("num_evaluations", budget, 1)
         varies = weight.sum(0) > 0
         if not np.any(varies):
-            return np.full(len(costs), budget / costs.sum())
+            return np.zeros(len(costs))
         return budget * np.mean(weight[:, varies] / weight[:, varies].sum(0), axis=1) / costs
     goal = np.asarray(target, np.float64)
     if not np.all(goal > 0) or not np.all(np.isfinite(goal)):

@@ -28,6 +28,7 @@ def chain_draws(seed, correlation=0.8, size=1000):
         x[:, i] = correlation * x[:, i - 1] + np.sqrt(1 - correlation**2) * x[:, i]
     batch = (np.arange(4)[:, None] * 8 + np.arange(size) * 8 // size).ravel()
     x = x.ravel()
-    return sp.estimators.weighted_draws(
+    draws = sp.estimators.weighted_draws(
         {"x": x}, cluster=batch, position=x[:, None], score=-x[:, None]
     )
+    return draws._replace(chain=np.repeat(np.arange(4), size))

@@ -43,13 +43,27 @@ def test_errors_of_chains_are_calibrated_and_those_of_independent_draws_would_no
     def estimate(seed, independent=False):
         draws = chain_draws(seed)
         if independent:
-            draws = draws._replace(cluster=np.arange(len(draws.cluster)))
+            draws = draws._replace(cluster=np.arange(len(draws.cluster)), chain=None)
         x = draws.values["x"]
         return sp.estimators.expectation(np.stack([x, x**2], 1), draws)
 
     truth = np.array([0.0, 1.0])
     check_calibrated(z_scores(estimate, truth))
     assert np.all(z_scores(lambda seed: estimate(seed, True), truth).std(0) > 1.5)
+
+
+# Chains of six effective draws each may differ by chance: one in sixty such runs warns.
+@pytest.mark.filterwarnings("ignore:Chains differ")
+def test_errors_of_batches_shorter_than_the_autocorrelation_are_calibrated():
+    """Batches of 31 draws whose autocorrelation is 0.95: without their own errors are too small."""
+
+    def estimate(seed, is_chain=True):
+        draws = chain_draws(seed, 0.95, 250)
+        draws = draws if is_chain else draws._replace(chain=None)
+        return sp.estimators.expectation(draws.values["x"][:, None], draws)
+
+    check_calibrated(z_scores(estimate, np.zeros(1)))
+    assert z_scores(lambda seed: estimate(seed, False), np.zeros(1)).std() > 1.25
 
 
 def test_a_function_of_one_draw_and_its_values_are_the_same():
