@@ -37,6 +37,7 @@ def test_errors_of_chains_stay_calibrated():
     check_calibrated(z_scores(estimate, 0.0))
 
 
+@pytest.mark.slow
 def test_many_functions_of_noise_neither_bias_nor_lie():
     def estimate(seed):
         draws, values = importance_draws(seed, size=120)
