@@ -1,6 +1,8 @@
 """What every test shares: the CPU unless asked otherwise, no windows, and how many workers."""
 
+import gc
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -30,6 +32,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """
     is_quick = item.get_closest_marker("slow") is None
     jax.config.update("jax_disable_most_optimizations", is_quick)
+
+
+# Linux gives a process 65,530 areas of memory; a program that JAX compiles holds several.
+_MAPS, _MANY_MAPS = Path("/proc/self/maps"), 20_000
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Forget compiled programs before there are so many that the next compilation crashes."""
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
