@@ -33,6 +33,7 @@ from scoreppl.compose import (
 from scoreppl.inference_data import to_inference_data
 from scoreppl.network_file import load_score_network, read_card, save_score_network
 from scoreppl.ppl.annealed import AnnealedScoreMCMC
+from scoreppl.ppl.deterministic import SiteMoments, deterministic_sites
 from scoreppl.ppl.diffusion_mh import DiffusionMH
 from scoreppl.ppl.guided import GuidedDiffusion
 from scoreppl.ppl.local_kernels import ScoreHMC, ScoreMALA, ScoreNUTS
@@ -57,11 +58,13 @@ __all__ = [
     "ScoreNetwork",
     "ScorePrior",
     "ScoreSMC",
+    "SiteMoments",
     "Target",
     "analytic",
     "classifier_free",
     "compose",
     "correctors",
+    "deterministic_sites",
     "diagnostics",
     "estimators",
     "geometric_average",
