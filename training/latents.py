@@ -87,7 +87,7 @@ def train_unet(
         with torch.no_grad():
             for mean, value in zip(average.parameters(), unet.parameters(), strict=True):
                 mean.lerp_(value, 1 - EMA)
-        recent.append(float(loss))
+        recent.append(float(loss.detach()))
         if step % 250 == 0:
             seconds = time.perf_counter() - start
             print(f"unet {step}: {np.mean(recent):.4f} {seconds:.0f} s", flush=True)

@@ -148,6 +148,9 @@ def read_autoencoder(
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
         raise ValueError(f"`{folder}` has a {kind}; known are AutoencoderKL and AutoencoderTiny.")
     is_tiny = kind == "AutoencoderTiny"
+    if is_tiny:
+        # What the class itself writes and then warns of.
+        config.pop("block_out_channels", None)
     module = on_meta(lambda: getattr(diffusers, kind).from_config(config), _NEEDED_BY)
     if tiled:
         module.enable_tiling()
