@@ -41,7 +41,7 @@ from scoreppl.ppl.particle_gibbs import ParticleGibbs
 from scoreppl.ppl.potential import log_weight
 from scoreppl.ppl.prior import ScorePrior
 from scoreppl.ppl.smc import ScoreSMC
-from scoreppl.score import ScoreModel, ScoreNetwork
+from scoreppl.score import LocalScore, ScoreModel, ScoreNetwork
 from scoreppl.target import Target
 
 __version__ = version("scoreppl")
@@ -50,6 +50,7 @@ __all__ = [
     "AnnealedScoreMCMC",
     "DiffusionMH",
     "GuidedDiffusion",
+    "LocalScore",
     "ParticleGibbs",
     "ScoreHMC",
     "ScoreMALA",
