@@ -60,7 +60,9 @@ def sdxl(
     autoencoder
         Another folder's, such as TAESDXL's (an ``AutoencoderTiny``): a thousandth of the work.
     tiled
-        Whether the autoencoder works tile by tile, for memory.
+        Whether the autoencoder works tile by tile, for memory, where the image is larger than one
+        tile of diffusers; tiles overlap and are blended, so that the image is slightly another.
+        Slicing, one image of a batch at a time, has no switch: `decode` takes one latent.
     variant
         Such as ``"fp16"``, where the UNet's file names have it.
 
