@@ -30,11 +30,12 @@ class Image(constraints.Constraint):
         """Whether events lie in the transform's codomain."""
         codomain = self.transform.codomain
         extra = self._event_dim - codomain.event_dim
-        return constraints.independent(codomain, extra)(x) if extra else codomain(x)
+        inside = constraints.independent(codomain, extra)(x) if extra else codomain(x)
+        return jnp.asarray(inside)
 
     def feasible_like(self, prototype: Array) -> Array:
         """Return values inside, of the shape of `prototype`."""
-        return self.transform(jnp.zeros_like(prototype))
+        return jnp.asarray(self.transform(jnp.zeros_like(prototype)))
 
     def tree_flatten(self) -> tuple[tuple, tuple]:
         """Take apart for JAX."""
@@ -48,7 +49,7 @@ class Image(constraints.Constraint):
             and self.transform == other.transform
         )
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 @biject_to.register(Image)
@@ -74,10 +75,10 @@ class Unmeasured(Transform):
 
     def __call__(self, x: Array) -> Array:
         """Transform."""
-        return self.transform(x)
+        return jnp.asarray(self.transform(x))
 
     def _inverse(self, y: Array) -> Array:
-        return self.transform.inv(y)
+        return jnp.asarray(self.transform.inv(y))
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
         """Return zeros."""
@@ -91,7 +92,7 @@ class Unmeasured(Transform):
         """Whether both wrap equal transforms."""
         return isinstance(other, Unmeasured) and self.transform == other.transform
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 def check_transform(transform: Any, event_shape: tuple[int, ...]) -> None:
@@ -134,6 +135,6 @@ def transformed_score(transform: Transform, x: Array, score: Array, event_dim: i
     _, pull = jax.vjp(transform.inv, x)
 
     def total(x: Array) -> Array:
-        return jnp.sum(log_volume(transform, transform.inv(x), x, event_dim))
+        return jnp.sum(log_volume(transform, jnp.asarray(transform.inv(x)), x, event_dim))
 
     return pull(score)[0] - jax.grad(total)(x)

@@ -105,7 +105,7 @@ def deterministic_sites(
     total = 0.0
     for index in np.flatnonzero(weight):
         total += weight[index]
-        for name, value in computed(index).items():
+        for name, value in computed(int(index)).items():
             # West's update: no difference of large sums.
             change = np.asarray(value, np.float64) - mean[name]
             mean[name] = mean[name] + change * (weight[index] / total)

@@ -177,7 +177,10 @@ class ScorePrior(dist.Distribution):
         jax.Array
             The value, of the same shape: `u` itself without a `transform`.
         """
-        return u if self.transform is None else self.transform(u)
+        return u if self.transform is None else jnp.asarray(self.transform(u))
+
+    def _unconstrain(self, value: jax.Array) -> jax.Array:
+        return value if self.transform is None else jnp.asarray(self.transform.inv(value))
 
     def score(self, value: jax.Array) -> jax.Array:
         r"""Gradient of the site's log density, :math:`\alpha_t\,s(\alpha_t u, t)` for x = u.
@@ -197,7 +200,7 @@ class ScorePrior(dist.Distribution):
         def one(u: jax.Array) -> jax.Array:
             return alpha * self.score_model.score(alpha * u, self.noise_level)
 
-        u = value if self.transform is None else self.transform.inv(value)
+        u = self._unconstrain(value)
         found = jax.vmap(one)(self._events(u)).reshape(u.shape)
         if self.transform is None:
             return found
@@ -248,7 +251,7 @@ class ScorePrior(dist.Distribution):
         def one(u: jax.Array) -> jax.Array:
             return log_density(model, alpha * u, level, num_steps=self.num_steps)
 
-        u = value if self.transform is None else self.transform.inv(value)
+        u = self._unconstrain(value)
         draws = jax.vmap(one)(self._events(u)) + math.prod(model.event_shape) * jnp.log(alpha)
         shape = jnp.shape(value)[: jnp.ndim(value) - self.event_dim]
         total = draws.reshape(shape + (-1,)).sum(-1)
