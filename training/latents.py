@@ -8,7 +8,7 @@ the folder that is written holds a small autoencoder for them instead, trained h
 
     python -m training.latents --data package/data --autoencoder FOLDER
 
-An hour and a quarter on two cores.
+It takes 45 minutes on two cores.
 """
 
 import argparse
