@@ -122,9 +122,7 @@ def run_network(out: Path, options: Options) -> None:
     print(f"prior: {time.perf_counter() - start:.0f} seconds", flush=True)
     red = run(key, law, rewards.reddening, GUIDED, tilts, MAIN / spread, plain, sizes)
     black_box = {name: method for name, method in GUIDED.items() if not method.needs_gradient}
-    seven = run(
-        key, law, rewards.likeness(DIGIT), black_box, LIKELINESS, 1.0, likeness, sizes
-    )
+    seven = run(key, law, rewards.likeness(DIGIT), black_box, LIKELINESS, 1.0, likeness, sizes)
     content = {}
     for name, study, title in (("red", red, "redness"), ("seven", seven, "log p(7)")):
         pictures, certain = {}, {}
@@ -158,7 +156,7 @@ def write(out: Path, **content: str) -> None:
         print(text, flush=True)
 
 
-def main(out: Path, options: Options = Options(), parts: str = "both") -> None:
+def main(out: Path, options: Options, parts: str = "both") -> None:
     """Run everything and write it; about ten minutes on two cores."""
     out.mkdir(parents=True, exist_ok=True)
     if parts != "network":

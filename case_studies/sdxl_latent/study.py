@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from jax import Array
 
 from case_studies.sdxl_latent.methods import (

@@ -40,9 +40,7 @@ class Truth(NamedTuple):
 
 def prior() -> sp.analytic.GaussianMixture:
     """Return the Gaussian as a score model."""
-    return sp.analytic.GaussianMixture(
-        jnp.asarray(MEAN)[None], scales=jnp.asarray(SCALES)[None]
-    )
+    return sp.analytic.GaussianMixture(jnp.asarray(MEAN)[None], scales=jnp.asarray(SCALES)[None])
 
 
 def linear(prior: Any, x: Array) -> Array:

@@ -103,8 +103,8 @@ def method_table(study: Study, methods: Mapping[str, Method], certain: Mapping[s
         )
     plain, count = study.plain, len(next(iter(study.sweeps.values()))[0].reward)
     lines.append(
-        f"\nTilt {study.main:.2f}; {count} draws of each method and {len(plain.reward)} plain ones, "
-        f"whose rewards have mean {plain.reward.mean():.3f} and standard deviation "
+        f"\nTilt {study.main:.2f}; {count} draws of each method and {len(plain.reward)} plain "
+        f"ones, whose rewards have mean {plain.reward.mean():.3f} and standard deviation "
         f"{plain.reward.std(ddof=1):.3f}. Evaluations are of one draw, seconds of 1,000."
     )
     return "\n".join(lines) + "\n"
@@ -118,9 +118,7 @@ def equal_table(
     head = ["distance", *(["highest possible"] if frontier else []), first]
     head += [text for name in others for text in (name, f"{first} less {name}")]
     lines = [f"| {' | '.join(head)} |\n" + "|---" * len(head) + "|"]
-    found = {
-        name: at_equal_distance(curves[first], curves[name], distances) for name in others
-    }
+    found = {name: at_equal_distance(curves[first], curves[name], distances) for name in others}
     for i, distance in enumerate(distances):
         cells = [f"{distance:g}", *([f"{np.sqrt(2 * distance):.2f}"] if frontier else [])]
         cells.append(found[others[0]][i][0].text(3, "not reached"))

