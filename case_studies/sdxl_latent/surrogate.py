@@ -44,8 +44,8 @@ def prior() -> sp.analytic.GaussianMixture:
 
 
 def linear(prior: Any, x: Array) -> Array:
-    """Return a . (x - m)."""
-    return jnp.dot(jnp.asarray(DIRECTION, x.dtype), x - jnp.asarray(MEAN, x.dtype))
+    """Return a . (x - m), of one event or of a batch."""
+    return (x - jnp.asarray(MEAN, x.dtype)) @ jnp.asarray(DIRECTION, x.dtype)
 
 
 def along(events: np.ndarray) -> np.ndarray:
