@@ -33,6 +33,7 @@ from scoreppl.compose import (
 from scoreppl.inference_data import to_inference_data
 from scoreppl.network_file import load_score_network, read_card, save_score_network
 from scoreppl.ppl.annealed import AnnealedScoreMCMC
+from scoreppl.ppl.deterministic import SiteMoments, deterministic_sites
 from scoreppl.ppl.diffusion_mh import DiffusionMH
 from scoreppl.ppl.guided import GuidedDiffusion
 from scoreppl.ppl.local_kernels import ScoreHMC, ScoreMALA, ScoreNUTS
@@ -40,7 +41,7 @@ from scoreppl.ppl.particle_gibbs import ParticleGibbs
 from scoreppl.ppl.potential import log_weight
 from scoreppl.ppl.prior import ScorePrior
 from scoreppl.ppl.smc import ScoreSMC
-from scoreppl.score import ScoreModel, ScoreNetwork
+from scoreppl.score import LocalScore, ScoreModel, ScoreNetwork
 from scoreppl.target import Target
 
 __version__ = version("scoreppl")
@@ -49,6 +50,7 @@ __all__ = [
     "AnnealedScoreMCMC",
     "DiffusionMH",
     "GuidedDiffusion",
+    "LocalScore",
     "ParticleGibbs",
     "ScoreHMC",
     "ScoreMALA",
@@ -57,11 +59,13 @@ __all__ = [
     "ScoreNetwork",
     "ScorePrior",
     "ScoreSMC",
+    "SiteMoments",
     "Target",
     "analytic",
     "classifier_free",
     "compose",
     "correctors",
+    "deterministic_sites",
     "diagnostics",
     "estimators",
     "geometric_average",

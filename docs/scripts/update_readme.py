@@ -6,6 +6,7 @@
     python -m case_studies.quickstart.calibration --out docs/quickstart
     python -m case_studies.quickstart.guided --out docs/quickstart
     python -m docs.scripts.annealing_table
+    python -m docs.scripts.backend_parity_table
     python -m docs.scripts.guidance_table
     python -m docs.scripts.annealing_forty_table
     python -m docs.scripts.control_variate_table
@@ -15,6 +16,7 @@
     python -m docs.scripts.multilevel_table
     python -m docs.scripts.particle_gibbs_table
     python -m docs.scripts.solver_table
+    python -m docs.scripts.third_party_network --weights FILE --out docs
     python -m case_studies.multimodal --out docs/multimodal
     python -m case_studies.annealing --out docs/tempering
     python -m case_studies.composition --out docs/composition
@@ -34,6 +36,8 @@ PLACES = (
     ("README.md", "quickstart", "docs/quickstart/results.md"),
     ("case_studies/quickstart/README.md", "quickstart", "docs/quickstart/results.md"),
     ("docs/annealing.md", "annealing", "docs/tables/annealing.md"),
+    ("docs/backends.md", "backend_parity", "docs/tables/backend_parity.md"),
+    ("docs/backends.md", "third_party", "docs/tables/third_party.md"),
     ("docs/guidance.md", "guidance", "docs/tables/guidance.md"),
     ("docs/guidance.md", "guided", "docs/quickstart/guided.md"),
     ("docs/estimators.md", "control_variates", "docs/tables/control_variates.md"),

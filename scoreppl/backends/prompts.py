@@ -1,5 +1,7 @@
 """Text embeddings of Stable Diffusion XL, once for each prompt."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,10 @@ def embed(folder: Path, prompt: str, dtype: Any) -> tuple[Array, Array]:
         check_safetensors(place)
         tokens = _tokens(transformers, folder / f"tokenizer{end}", prompt)
         try:
-            encoder = getattr(transformers, kind).from_pretrained(
-                place, use_safetensors=True, local_files_only=True, dtype=torch.float32
-            )
+            with _no_progress_bars(transformers):
+                encoder = getattr(transformers, kind).from_pretrained(
+                    place, use_safetensors=True, local_files_only=True, dtype=torch.float32
+                )
         except (OSError, RuntimeError) as error:
             raise ValueError(f"`{place}` could not be read as a {kind}: {error}") from error
         with torch.no_grad():
@@ -54,6 +57,19 @@ def embed(folder: Path, prompt: str, dtype: Any) -> tuple[Array, Array]:
 def nothing_like(embedding: tuple[Array, Array]) -> tuple[Array, Array]:
     """Return what Stable Diffusion XL was trained to take for no prompt: zeros."""
     return jnp.zeros_like(embedding[0]), jnp.zeros_like(embedding[1])
+
+
+@contextmanager
+def _no_progress_bars(transformers: Any) -> Iterator[None]:
+    """Keep transformers from drawing a bar for each of two small files."""
+    logging = transformers.utils.logging
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def _tokens(transformers: Any, place: Path, prompt: str) -> Any:

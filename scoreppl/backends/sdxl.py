@@ -60,7 +60,9 @@ def sdxl(
     autoencoder
         Another folder's, such as TAESDXL's (an ``AutoencoderTiny``): a thousandth of the work.
     tiled
-        Whether the autoencoder works tile by tile, for memory.
+        Whether the autoencoder works tile by tile, for memory, where the image is larger than one
+        tile of diffusers; tiles overlap and are blended, so that the image is slightly another.
+        Slicing, one image of a batch at a time, has no switch: `decode` takes one latent.
     variant
         Such as ``"fp16"``, where the UNet's file names have it.
 
@@ -148,6 +150,9 @@ def read_autoencoder(
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
         raise ValueError(f"`{folder}` has a {kind}; known are AutoencoderKL and AutoencoderTiny.")
     is_tiny = kind == "AutoencoderTiny"
+    if is_tiny:
+        # What the class itself writes and then warns of.
+        config.pop("block_out_channels", None)
     module = on_meta(lambda: getattr(diffusers, kind).from_config(config), _NEEDED_BY)
     if tiled:
         module.enable_tiling()

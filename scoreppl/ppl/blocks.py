@@ -55,7 +55,7 @@ def ordinary_prior(model: Model, args: tuple, kwargs: dict) -> OrdinaryPrior:
 
     def blank(site: dict) -> Array | None:
         is_score = site["type"] == "sample" and isinstance(site["fn"], FlatPrior)
-        return jnp.zeros(site["fn"].shape()) if is_score else None
+        return site["fn"].prior.constrain(jnp.zeros(site["fn"].shape())) if is_score else None
 
     def draw(key: Array) -> Values:
         return {

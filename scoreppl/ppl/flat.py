@@ -10,13 +10,15 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import is_identically_one
 from numpyro.primitives import Messenger
 
+from scoreppl.ppl.coordinates import Image, Unmeasured
 from scoreppl.ppl.prior import ScorePrior, find_score_priors, mask_error
 
 
 class FlatPrior(dist.Distribution):
     """Stand-in for a ScorePrior: same shapes and support, log density 0, cheap draws.
 
-    Draws are standard normal: they only give shapes and a place to start.
+    It is flat in the score model's coordinates, which are the unconstrained ones: a `transform` has
+    no Jacobian here. Draws are standard normal there; they only give shapes and a place to start.
     """
 
     arg_constraints = {}
@@ -28,16 +30,18 @@ class FlatPrior(dist.Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """Support of the prior it stands for."""
+        """Support of the prior it stands for, reached without a Jacobian."""
+        if self.prior.transform is not None:
+            return Image(Unmeasured(self.prior.transform), self.event_dim)
         return self.prior.support
 
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> jax.Array:
-        """Draw standard normal numbers of the site's shape."""
+        """Draw what standard normal numbers of the site's shape stand for."""
         if key is None:
             raise ValueError(
                 "`key` is missing; seed the model with numpyro.handlers.seed(model, key)."
             )
-        return random.normal(key, self.shape(tuple(sample_shape)))
+        return self.prior.constrain(random.normal(key, self.shape(tuple(sample_shape))))
 
     def log_prob(self, value: jax.Array, intermediates: list[Any] | None = None) -> jax.Array:
         """Return zeros of the batch shape."""

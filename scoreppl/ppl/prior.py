@@ -13,9 +13,11 @@ import numpyro.distributions as dist
 from jax import random
 from jax.core import Tracer
 from numpyro.distributions import constraints
+from numpyro.distributions.transforms import Transform
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 
 from scoreppl.noise import time_grid
+from scoreppl.ppl.coordinates import Image, check_transform, log_volume, transformed_score
 from scoreppl.probability_flow import log_density
 from scoreppl.score import ScoreModel
 from scoreppl.solvers import multistep
@@ -61,6 +63,10 @@ class ScorePrior(dist.Distribution):
         Network calls per prior draw (and integration steps of `log_prob="ode"`).
     batch_shape : tuple of int
         Shape of the independent draws in one value.
+    transform : numpyro.distributions.transforms.Transform, optional
+        From the score model's coordinates u to the site's, x = T(u), of the same shape: for a
+        network that was trained on log(1 + x), say. The noise of `noise_level` is that of u. The
+        kernels move u, so that no Jacobian is needed; where one is, as in `score`, it is there.
     log_prob : {None, "ode"}
         How `log_prob` is answered; None raises.
     validate_args : bool, optional
@@ -73,7 +79,7 @@ class ScorePrior(dist.Distribution):
     """
 
     arg_constraints = {}
-    pytree_data_fields = ("score_model", "noise_level")
+    pytree_data_fields = ("score_model", "noise_level", "transform")
     pytree_aux_fields = ("num_steps", "masked", "_log_prob_method")
 
     def __init__(
@@ -83,6 +89,7 @@ class ScorePrior(dist.Distribution):
         noise_level: float | jax.Array | None = None,
         num_steps: int = 100,
         batch_shape: tuple[int, ...] = (),
+        transform: Transform | None = None,
         log_prob: str | None = None,
         validate_args: bool | None = None,
     ) -> None:
@@ -97,6 +104,7 @@ class ScorePrior(dist.Distribution):
             raise ValueError(f"`log_prob={log_prob!r}` is not known; use None or 'ode'.")
         if num_steps < 1:
             raise ValueError(f"`num_steps={num_steps}` must be at least 1.")
+        check_transform(transform, tuple(score_model.event_shape))
         level = score_model.min_time if noise_level is None else noise_level
         if not _traced((level, score_model.min_time)):
             lowest = float(np.asarray(score_model.min_time))
@@ -108,6 +116,7 @@ class ScorePrior(dist.Distribution):
         self.score_model = score_model
         self.noise_level = level
         self.num_steps = num_steps
+        self.transform = transform
         self.masked = False
         self._log_prob_method = log_prob
         super().__init__(
@@ -116,7 +125,9 @@ class ScorePrior(dist.Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """All real arrays of the shape of an event."""
+        """All real arrays of the shape of an event, or what `transform` makes of them."""
+        if self.transform is not None:
+            return Image(self.transform, self.event_dim)
         return constraints.independent(constraints.real, self.event_dim)
 
     @property
@@ -141,7 +152,7 @@ class ScorePrior(dist.Distribution):
         Returns
         -------
         jax.Array
-            Shape `sample_shape + batch_shape + event_shape`, in data units.
+            Shape `sample_shape + batch_shape + event_shape`, in the site's coordinates.
         """
         if key is None:
             raise ValueError(
@@ -151,10 +162,28 @@ class ScorePrior(dist.Distribution):
         # A score model that is no pytree cannot be an argument of a compiled function.
         is_pytree = not jax.tree_util.all_leaves([self.score_model])
         draws = (_compiled_draws if is_pytree else _draws)(self, key, math.prod(shape))
-        return draws.reshape(shape + tuple(self.score_model.event_shape))
+        return self.constrain(draws.reshape(shape + tuple(self.score_model.event_shape)))
+
+    def constrain(self, u: jax.Array) -> jax.Array:
+        """Return the site's value from the score model's coordinates, in data units.
+
+        Parameters
+        ----------
+        u : jax.Array
+            Shape `(..., *batch_shape, *event_shape)`.
+
+        Returns
+        -------
+        jax.Array
+            The value, of the same shape: `u` itself without a `transform`.
+        """
+        return u if self.transform is None else jnp.asarray(self.transform(u))
+
+    def _unconstrain(self, value: jax.Array) -> jax.Array:
+        return value if self.transform is None else jnp.asarray(self.transform.inv(value))
 
     def score(self, value: jax.Array) -> jax.Array:
-        r"""Gradient of the site's log density, :math:`\alpha_t\,s(\alpha_t u, t)`.
+        r"""Gradient of the site's log density, :math:`\alpha_t\,s(\alpha_t u, t)` for x = u.
 
         Parameters
         ----------
@@ -171,7 +200,11 @@ class ScorePrior(dist.Distribution):
         def one(u: jax.Array) -> jax.Array:
             return alpha * self.score_model.score(alpha * u, self.noise_level)
 
-        return jax.vmap(one)(self._events(value)).reshape(value.shape)
+        u = self._unconstrain(value)
+        found = jax.vmap(one)(self._events(u)).reshape(u.shape)
+        if self.transform is None:
+            return found
+        return transformed_score(self.transform, value, found, self.event_dim)
 
     def log_prob(self, value: jax.Array, intermediates: list[Any] | None = None) -> jax.Array:
         """Refuse, naming the site and the kernels to use; see the class for the exceptions.
@@ -218,9 +251,13 @@ class ScorePrior(dist.Distribution):
         def one(u: jax.Array) -> jax.Array:
             return log_density(model, alpha * u, level, num_steps=self.num_steps)
 
-        draws = jax.vmap(one)(self._events(value)) + math.prod(model.event_shape) * jnp.log(alpha)
+        u = self._unconstrain(value)
+        draws = jax.vmap(one)(self._events(u)) + math.prod(model.event_shape) * jnp.log(alpha)
         shape = jnp.shape(value)[: jnp.ndim(value) - self.event_dim]
-        return jnp.broadcast_to(draws.reshape(shape + (-1,)).sum(-1), _batch_shape(self, value))
+        total = draws.reshape(shape + (-1,)).sum(-1)
+        if self.transform is not None:
+            total -= log_volume(self.transform, u, value, self.event_dim)
+        return jnp.broadcast_to(total, _batch_shape(self, value))
 
     def _events(self, value: jax.Array) -> jax.Array:
         return jnp.reshape(value, (-1,) + tuple(self.score_model.event_shape))

@@ -16,6 +16,7 @@ from scoreppl.ppl.flat import flat_scores
 from scoreppl.ppl.potential import Model, Values
 from scoreppl.ppl.prior import ScorePrior
 from scoreppl.samplers.annealed import start_from_noise
+from scoreppl.score import LocalScore
 from scoreppl.target import Target
 
 _NUM_STEPS = 30
@@ -37,7 +38,12 @@ def starting_priors(
         )
         for name, prior in priors.items()
     }
-    return {name: prior for name, prior in starts.items() if name not in given}
+    # With one level there is no way from noise to data: start where the weight is finite.
+    return {
+        name: prior
+        for name, prior in starts.items()
+        if name not in given and not isinstance(prior.score_model, LocalScore)
+    }
 
 
 def finite_start(

@@ -8,6 +8,7 @@ Jacobian-vector or vector-Jacobian product 2.
 """
 
 from scoreppl.score.flow import flow_map
+from scoreppl.score.local import LocalScore
 from scoreppl.score.model import ScoreModel, reverse_diffusion
 from scoreppl.score.network import ScoreNetwork
 from scoreppl.score.prediction import PREDICTIONS, from_denoised, to_denoised, to_epsilon
@@ -15,6 +16,7 @@ from scoreppl.score.tweedie import tweedie_covariance, tweedie_covariance_produc
 
 __all__ = [
     "PREDICTIONS",
+    "LocalScore",
     "ScoreModel",
     "ScoreNetwork",
     "flow_map",

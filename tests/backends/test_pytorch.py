@@ -77,6 +77,54 @@ def test_values_batches_and_derivatives_are_those_of_torch(net):
     assert float(forward) == pytest.approx(exact, rel=1e-3, abs=1e-3)
 
 
+def test_normalisation_over_images_is_that_of_torch():
+    """A network of large convolutions, LayerNorm over (channels, height, width) and GELU."""
+    torch.manual_seed(1)
+
+    class Block(torch.nn.Sequential):
+        def __init__(self, *channels):
+            super().__init__(
+                torch.nn.Conv2d(*channels, 7, padding=3),
+                torch.nn.LayerNorm((channels[1], 8, 8)),
+                torch.nn.GELU(),
+            )
+            # As initialised, scale and shift would be one and zero.
+            torch.nn.init.normal_(self[1].weight)
+            torch.nn.init.normal_(self[1].bias)
+
+    class Whole(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("frequencies", 1.5 ** torch.arange(4))
+            self.blocks = torch.nn.ModuleList([Block(1, 4), Block(4, 4)])
+            self.last = torch.nn.Conv2d(4, 1, 3, padding=1)
+            self.time = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.GELU())
+
+        def forward(self, x, t):
+            angle = t[:, None] * self.frequencies
+            time = self.time(torch.cat([torch.sin(angle), torch.cos(angle) - 1], -1))
+            first, second = self.blocks
+            return self.last(second(first(x) + time[:, :, None, None]))
+
+    module = Whole().eval()
+    network = wrap(module)
+    x = jax.random.normal(jax.random.key(0), (3, *SHAPE))
+    t = jnp.array([0.02, 0.3, 0.9])
+    torch_x = torch.tensor(np.asarray(x), requires_grad=True)
+    expected = module(torch_x, torch.tensor(np.asarray(t)))
+    torch.sum(torch.sin(expected)).backward()
+
+    @jax.jit
+    def both(network, x):
+        def fn(x):
+            return network.apply_fn(network.params, x, t, None)
+
+        return fn(x), jax.grad(lambda x: jnp.sum(jnp.sin(fn(x))))(x)
+
+    for found, wanted in zip(both(network, x), (expected.detach(), torch_x.grad), strict=True):
+        assert np.abs(found - wanted.numpy()).max() < 1e-4 * np.abs(wanted.numpy()).max()
+
+
 def test_parameters_are_arguments_not_constants(net):
     network = wrap(net)
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(network.params))
