@@ -1,4 +1,4 @@
-"""The study of the reward tilt: its closed forms, its bookkeeping, what it costs, and small runs."""
+"""The study of the reward tilt: its closed forms, its bookkeeping, its cost, and small runs."""
 
 from dataclasses import dataclass
 from typing import Any

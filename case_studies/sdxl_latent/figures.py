@@ -21,9 +21,11 @@ def draw_distances(axis: Any, study: Study, title: str, farthest: float) -> None
         is_resampled = np.isnan(found[0].distance.value)
         far = [each.tilt_distance if is_resampled else each.distance.value for each in found]
         rewards = [each.weighted if is_resampled else each.reward for each in found]
+        near = np.asarray([0.0, *far]) <= farthest
         axis.errorbar(
-            [0.0, *far], [start, *(each.value for each in rewards)],
-            [0.0, *(each.error for each in rewards)], marker=".", capsize=2,
+            np.asarray([0.0, *far])[near],
+            np.asarray([start, *(each.value for each in rewards)])[near],
+            np.asarray([0.0, *(each.error for each in rewards)])[near], marker=".", capsize=2,
             label=f"{name}, weighted" if is_resampled else name,
         )  # fmt: skip
     sizes = [2**i for i in range(1, 7) if 2**i <= min(LARGEST_BEST, len(study.plain.reward) // 8)]
