@@ -34,7 +34,7 @@ PROMPT, SIZE = "a digit", 64
 # The tilts of the Gaussian, and of the network in standard deviations of the reward.
 TILTS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 MILD, SHARP = 1.0, 3.0
-STRENGTHS, MAIN, LIKELINESS = (1.0, 2.0, 4.0, 8.0), 2.0, (0.5, 1.0, 2.0)
+STRENGTHS, MAIN, LIKELINESS = (1.0, 2.0, 4.0), 2.0, (0.5, 1.0, 2.0)
 DISTANCES = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
 SURROGATE_STEPS, NUM_STEPS = 50, 30
 SURROGATE_SIZES = Sizes(count=2_048, pool=16_384, ahead=512, block=2_048)
@@ -68,7 +68,7 @@ class Options(NamedTuple):
     size: int = SIZE
     num_steps: int = NUM_STEPS
     num_pilots: int = 64
-    sizes: Sizes = Sizes(count=96, pool=384, ahead=192, block=96)
+    sizes: Sizes = Sizes(count=64, pool=256, ahead=64, block=64)
     strengths: tuple[float, ...] = STRENGTHS
 
 
