@@ -24,6 +24,7 @@
     python -m case_studies.portfolio_tail --out docs/portfolio_tail
     python -m case_studies.augmentation --out docs/augmentation
     python -m case_studies.eight_schools --out docs/eight_schools
+    python -m case_studies.sdxl_latent --out docs/sdxl_latent
     python -m case_studies.rare_event --out docs/rare_event
     python -m docs.scripts.update_readme
 """
@@ -95,6 +96,17 @@ PLACES = (
     *(
         ("case_studies/eight_schools/README.md", part, f"docs/eight_schools/{part}.md")
         for part in ("prior", "posterior", "cost", "evidence", "schools")
+    ),
+    *(
+        ("case_studies/sdxl_latent/README.md", part, f"docs/sdxl_latent/{part}.md")
+        for part in (
+            "surrogate",
+            "surrogate_equal",
+            "surrogate_best",
+            "red",
+            "equal",
+            "seven",
+        )
     ),
     *(
         ("case_studies/rare_event/README.md", part, f"docs/rare_event/{part}.md")

@@ -6,6 +6,7 @@ from typing import Any
 
 from jax import Array
 
+from scoreppl.backends.convolution import put_channels_last
 from scoreppl.backends.extras import load
 
 
@@ -29,6 +30,12 @@ def jax_call(module: Any, needed_by: str, method: str = "forward") -> Callable[.
     torchax = load("torchax", extra="torch", needed_by=needed_by)
     interop = load("torchax.interop", extra="torch", needed_by=needed_by)
     environment = torchax.default_env()
+    put_channels_last(
+        environment,
+        load("torch", extra="torch", needed_by=needed_by),
+        load("torchax.ops.ops_registry", extra="torch", needed_by=needed_by),
+        interop.call_jax,
+    )
     stateless = interop.JittableModule(module, dedup_parameters=False)
 
     def fn(params: Mapping[str, Array], *inputs: Any, **named: Any) -> Any:
