@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def put_channels_last(
-    environment: Any, torch: Any, registry: Any, call_jax: Callable[..., Any]
-) -> None:
+def put_channels_last(environment: Any, torch: Any, registry: Any) -> None:
     """Replace a torchax environment's convolutions of images; transposed ones stay as they are."""
     operator = torch.ops.aten.convolution
     usual = registry.all_aten_ops[operator].func
+
+    def call_jax(fn: Callable[..., Array], *inputs: Any) -> Any:
+        return environment.j2t_iso(fn(*environment.t2j_iso(inputs)))
 
     def convolution(
         x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any,

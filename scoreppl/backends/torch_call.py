@@ -27,14 +27,13 @@ def jax_call(module: Any, needed_by: str, method: str = "forward") -> Callable[.
 
     The module may be one of `on_meta`: what it computes with is `params`, by name, alone.
     """
-    torchax = load("torchax", extra="torch", needed_by=needed_by)
     interop = load("torchax.interop", extra="torch", needed_by=needed_by)
-    environment = torchax.default_env()
+    # One of its own: the default one is the user's, too.
+    environment = load("torchax.tensor", extra="torch", needed_by=needed_by).Environment()
     put_channels_last(
         environment,
         load("torch", extra="torch", needed_by=needed_by),
         load("torchax.ops.ops_registry", extra="torch", needed_by=needed_by),
-        interop.call_jax,
     )
     stateless = interop.JittableModule(module, dedup_parameters=False)
 

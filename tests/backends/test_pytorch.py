@@ -181,3 +181,30 @@ def test_refusals(net):
     data = sp.pretrained.load("digits8").sample(jax.random.key(0), (16,), num_steps=20)[:, None]
     with pytest.raises(ValueError, match="by any prediction type"):
         wrap(net, check_data=0.02 * data)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stride": 2, "padding": 1},
+        {"padding": (2, 1), "dilation": (2, 1), "bias": False},
+        {"groups": 2, "padding": "same"},
+    ],
+)
+def test_convolutions_of_every_shape_are_those_of_torch(options):
+    """They run with their channels last; a transposed one brings the image to its size again."""
+    torch.manual_seed(1)
+    stride = options.get("stride", 1)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(4, 6, 3, **options),
+        torch.nn.Tanh(),
+        torch.nn.ConvTranspose2d(6, 4, 3, stride=stride, padding=1, output_padding=stride - 1),
+    ).eval()
+    network = sp.backends.from_torch(
+        module, noise=sp.noise.VPLinear(), prediction="epsilon", event_shape=(4, 8, 8),
+        input_transform=lambda x, t, condition: (x,),
+    )  # fmt: skip
+    x = np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)
+    found = network.apply_fn(network.params, jnp.asarray(x), jnp.full(2, 0.5), None)
+    expected = module(torch.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-6)
