@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -83,7 +84,9 @@ def run_surrogate(out: Path, sizes: Sizes = SURROGATE_SIZES, tilts: tuple = TILT
     for tilt in (MILD, SHARP):
         truth = surrogate.linear_truth(tilt)
         lines += tables.surrogate_rows(f"linear, {tilt:g}", truth, study.at(tilt), methods)
-    seen = plain._replace(reward=np.asarray(surrogate.quadratic(None, plain.events), float))
+    seen = plain._replace(
+        reward=np.asarray(surrogate.quadratic(None, jnp.asarray(plain.events)), float)
+    )
     methods = GUIDED | {MATCHED: surrogate.moment_matched(is_linear=False)}
     observed = run(key, law, surrogate.quadratic, methods, (1.0,), 1.0, seen, sizes)
     truth = surrogate.quadratic_truth()

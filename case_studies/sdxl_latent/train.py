@@ -44,7 +44,7 @@ def pictures(data: Path, kind: str, seed: int) -> Labelled:
 
 
 def main(data: Path) -> None:
-    """Train and write."""
+    """Train the judge of digits, and write it."""
     known, held_out = pictures(data, "train", 0), pictures(data, "t10k", 1)
     params = train(jax.random.key(0), jnp.asarray(known.images), jnp.asarray(known.labels))
     card = {
@@ -62,6 +62,6 @@ def main(data: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the idx files")
     main(parser.parse_args().data)
