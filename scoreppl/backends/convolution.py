@@ -5,7 +5,8 @@ by itself, and a convolution takes tens of times as long.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,14 +46,66 @@ def convolve(
     padding: tuple[int, int], dilation: tuple[int, int], groups: int,
 ) -> Array:  # fmt: skip
     """Convolve images of shape ``(n, channels, height, width)``."""
-    found = jax.lax.conv_general_dilated(
-        jnp.moveaxis(x, 1, -1), jnp.transpose(weight, (2, 3, 1, 0)), stride,
-        [(size, size) for size in padding], rhs_dilation=dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
-    )  # fmt: skip
+    shape = Shape(stride, padding, dilation, groups)
+    found = _convolve(shape, jnp.moveaxis(x, 1, -1), jnp.transpose(weight, (2, 3, 1, 0)))
     if bias is not None:
         found = found + bias
     return jnp.moveaxis(found, -1, 1)
+
+
+class Shape(NamedTuple):
+    """How a kernel moves over an image; all but `groups` for rows and columns."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _convolve(shape: Shape, x: Array, weight: Array) -> Array:
+    """Convolve with channels last, kernels of shape ``(rows, columns, in, out)``."""
+    return jax.lax.conv_general_dilated(
+        x, weight, shape.stride, [(size, size) for size in shape.padding],
+        rhs_dilation=shape.dilation, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=shape.groups,
+    )  # fmt: skip
+
+
+@_convolve.defjvp
+def _derivative(
+    shape: Shape, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """Write the part that is linear in the image so that its transpose is fast, too.
+
+    The transpose of a convolution has its kernel's channels exchanged, which brings the slow loops
+    back; that of sums and products has not.
+    """
+    (x, weight), (dx, dweight) = primals, tangents
+    if shape.groups == 1:
+        by_image = jax.lax.platform_dependent(
+            dx, weight, cpu=partial(_by_products, shape), default=partial(_convolve.fun, shape)
+        )
+    else:
+        by_image = _convolve.fun(shape, dx, weight)
+    return _convolve(shape, x, weight), by_image + _convolve.fun(shape, x, dweight)
+
+
+def _by_products(shape: Shape, x: Array, weight: Array) -> Array:
+    """Convolve as a sum of matrix products, one for each entry of the kernel."""
+    margins = [(0, 0), *((size, size) for size in shape.padding), (0, 0)]
+    padded = jnp.pad(x, margins)
+    reach = [step * (size - 1) for step, size in zip(shape.dilation, weight.shape, strict=False)]
+    height, width = padded.shape[1] - reach[0], padded.shape[2] - reach[1]
+    total = jnp.zeros(())
+    for row in range(weight.shape[0]):
+        for column in range(weight.shape[1]):
+            top, left = row * shape.dilation[0], column * shape.dilation[1]
+            seen = padded[
+                :, top : top + height : shape.stride[0], left : left + width : shape.stride[1]
+            ]
+            total = total + seen @ weight[row, column]
+    return total
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, ...]:

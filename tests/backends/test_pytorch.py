@@ -205,6 +205,36 @@ def test_convolutions_of_every_shape_are_those_of_torch(options):
         input_transform=lambda x, t, condition: (x,),
     )  # fmt: skip
     x = np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)
-    found = network.apply_fn(network.params, jnp.asarray(x), jnp.full(2, 0.5), None)
-    expected = module(torch.tensor(x)).detach().numpy()
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+    def fn(x):
+        return network.apply_fn(network.params, x, jnp.full(len(x), 0.5), None)
+
+    image = torch.tensor(x, requires_grad=True)
+    expected = module(image)
+    np.testing.assert_allclose(fn(jnp.asarray(x)), expected.detach().numpy(), atol=2e-6)
+    (gradient,) = torch.autograd.grad((expected**2).sum(), image)
+    found = jax.grad(lambda x: jnp.sum(fn(x) ** 2))(jnp.asarray(x))
+    np.testing.assert_allclose(found, gradient.numpy(), atol=1e-5)
+    # Forward against backward mode, in a loop and mapped.
+    v = jnp.asarray(np.random.default_rng(1).standard_normal(x.shape), jnp.float32)
+    forward = jax.jvp(fn, (jnp.asarray(x),), (v,))[1]
+    backward = jax.vjp(fn, jnp.asarray(x))[1](forward)[0]
+    np.testing.assert_allclose(jnp.sum(backward * v), jnp.sum(forward**2), rtol=1e-4)
+
+    def step(carry, _):
+        one = jax.vmap(jax.grad(lambda x: jnp.sum(fn(x[None]) ** 2)))(jnp.asarray(x))
+        return carry + one, None
+
+    looped, _ = jax.lax.scan(step, jnp.zeros_like(v), None, length=2)
+    np.testing.assert_allclose(looped, 2 * found, atol=4e-5)
+    # And the parameters' gradient.
+    for parameter in module.parameters():
+        parameter.grad = None
+    (module(torch.tensor(x)) ** 2).sum().backward()
+    by_params = jax.grad(
+        lambda params: jnp.sum(
+            network.apply_fn(params, jnp.asarray(x), jnp.full(2, 0.5), None) ** 2
+        )
+    )(network.params)
+    for name, parameter in module.named_parameters():
+        np.testing.assert_allclose(by_params[name], parameter.grad.numpy(), rtol=1e-4, atol=1e-4)
