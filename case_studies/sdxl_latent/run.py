@@ -36,6 +36,8 @@ PROMPT, SIZE = "a digit", 64
 TILTS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 MILD, SHARP = 1.0, 3.0
 STRENGTHS, MAIN, LIKELINESS = (1.0, 2.0, 4.0), 2.0, (0.5, 1.0, 2.0)
+# LAGS shifts late, and little: to come as far from the prior it needs a stronger tilt.
+FURTHER = (10.0, 20.0, 40.0)
 DISTANCES = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
 SURROGATE_STEPS, NUM_STEPS = 50, 30
 SURROGATE_SIZES = Sizes(count=2_048, pool=16_384, ahead=512, block=2_048)
@@ -59,8 +61,9 @@ class Options(NamedTuple):
         As of `sp.GuidedDiffusion`.
     sizes
         How much to draw.
-    strengths
-        Tilts over the reward's standard deviation; `MAIN` must be among them.
+    strengths, further
+        Tilts over the reward's standard deviation, of all methods and of LAGS alone; `MAIN` must be
+        among the former.
     """
 
     model: Path = NETWORK
@@ -71,6 +74,7 @@ class Options(NamedTuple):
     num_pilots: int = 64
     sizes: Sizes = Sizes(count=64, pool=256, ahead=64, block=64)
     strengths: tuple[float, ...] = STRENGTHS
+    further: tuple[float, ...] = FURTHER
 
 
 def run_surrogate(out: Path, sizes: Sizes = SURROGATE_SIZES, tilts: tuple = TILTS) -> None:
@@ -123,7 +127,10 @@ def run_network(out: Path, options: Options) -> None:
     spread = plain.reward.std(ddof=1)
     tilts = tuple(strength / spread for strength in options.strengths)
     print(f"prior: {time.perf_counter() - start:.0f} seconds", flush=True)
-    red = run(key, law, rewards.reddening, GUIDED, tilts, MAIN / spread, plain, sizes)
+    further = dict.fromkeys(
+        (WITHOUT_PRODUCT, LAGS_NAME), tuple(strength / spread for strength in options.further)
+    )
+    red = run(key, law, rewards.reddening, GUIDED, tilts, MAIN / spread, plain, sizes, further)
     black_box = {name: method for name, method in GUIDED.items() if not method.needs_gradient}
     seven = run(key, law, rewards.likeness(DIGIT), black_box, LIKELINESS, 1.0, likeness, sizes)
     content = {}

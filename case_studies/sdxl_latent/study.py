@@ -83,6 +83,7 @@ def run(
     main: float,
     plain: Draws,
     sizes: Sizes,
+    further: Mapping[str, Sequence[float]] | None = None,
     say: Callable[[str], None] = print,
 ) -> Study:
     """Draw by every method at every tilt, from the noise of the first plain draws.
@@ -101,14 +102,17 @@ def run(
         Draws of the prior with their rewards.
     sizes
         How much to draw.
+    further
+        Stronger tilts of some methods, which follow them less than others do.
     say
         Told what has been done.
     """
     ahead = draw_ahead(jax.random.fold_in(key, 2**30), law.prior, reward, sizes.ahead, sizes.block)
     sweeps = {}
     for name, method in methods.items():
+        own = (*tilts, *(further or {}).get(name, ()))
         sweeps[name] = draw(
-            key, law, reward, method, tilts, sizes.count, ahead=ahead, block=sizes.block
+            key, law, reward, method, own, sizes.count, ahead=ahead, block=sizes.block
         )
         if name.startswith(LIDAR):
             extra = sizes.ahead * STEPS_AHEAD / sizes.count
@@ -116,7 +120,7 @@ def run(
                 found._replace(evaluations=found.evaluations + extra) for found in sweeps[name]
             ]
         seconds = sum(found.seconds for found in sweeps[name])
-        say(f"{name}: {len(tilts)} tilts, {seconds:.1f} seconds without compilation")
+        say(f"{name}: {len(own)} tilts, {seconds:.1f} seconds without compilation")
     return Study(plain, sweeps, main)
 
 
