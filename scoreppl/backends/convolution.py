@@ -14,7 +14,7 @@ from jax import Array
 
 
 def put_channels_last(environment: Any, torch: Any, registry: Any) -> None:
-    """Replace a torchax environment's convolutions of images; transposed ones stay as they are."""
+    """Replace a torchax environment's convolutions of images, and what it gets wrong of others."""
     operator = torch.ops.aten.convolution
     usual = registry.all_aten_ops[operator].func
 
@@ -25,9 +25,13 @@ def put_channels_last(environment: Any, torch: Any, registry: Any) -> None:
         x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any,
         transposed: bool, output_padding: Any, groups: int,
     ) -> Any:  # fmt: skip
+        shape = stride, padding, dilation, transposed, output_padding
+        if transposed and 1 < groups < weight.shape[0]:
+            # torchax confuses the channels of groups.
+            return call_jax(lambda *inputs: _by_groups(usual, groups, shape, *inputs),
+                            x, weight, bias)  # fmt: skip
         if transposed or len(weight.shape) != 4 or len(x.shape) != 4:
-            shape = stride, padding, dilation, transposed, output_padding, groups
-            return call_jax(usual, x, weight, bias, *shape)
+            return call_jax(usual, x, weight, bias, *shape, groups)
         options = _pair(stride), _pair(padding), _pair(dilation), groups
         return call_jax(convolve, x, weight, bias, *options)
 
@@ -106,6 +110,22 @@ def _by_products(shape: Shape, x: Array, weight: Array) -> Array:
             ]
             total = total + seen @ weight[row, column]
     return total
+
+
+def _by_groups(
+    usual: Callable[..., Array], groups: int, shape: tuple, x: Array, weight: Array,
+    bias: Array | None,
+) -> Array:  # fmt: skip
+    """Convolve each group of channels by itself."""
+    axis = x.ndim + 1 - weight.ndim
+    parts = [
+        usual(channels, kernel, None, *shape, 1)
+        for channels, kernel in zip(
+            jnp.split(x, groups, axis), jnp.split(weight, groups), strict=True
+        )
+    ]
+    found = jnp.concatenate(parts, axis)
+    return found if bias is None else found + bias.reshape(-1, *[1] * (weight.ndim - 2))
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, ...]:

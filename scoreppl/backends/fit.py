@@ -7,10 +7,11 @@ anywhere: shapes agree, and samplers return noise. Denoising noised data tells, 
     e(t) = \frac{E |D(x_t, t) - x_0|^2}{E |m + c_t (x_t - \alpha_t m) - x_0|^2}, \qquad
     c_t = \frac{\alpha_t v}{\alpha_t^2 v + \sigma_t^2},
 
-with m and v the data's mean and mean variance, is below one for a network that knows more of them
-than these two.
+with m the mean of the other data and v their mean variance, is below one for a network that knows
+more of them than these two.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -34,8 +35,11 @@ _TYPES = [name for name in PREDICTIONS if name != "energy"]
 # on the whole is the wrong one: between epsilon and v it is ten times at log-SNR -2 for
 # images, and nothing at 4.
 _CLEARLY = 2.0
-# So much worse than the best linear guess is no denoising at all.
-_USELESS = 4.0
+# A type that is advised must beat the best linear guess by this much.
+_FITTING = 0.8
+# Worse than the best linear guess by so much is no denoising at all, and no better is a doubt:
+# a network that is given other times than it knows, or is not trained, is about as good.
+_USELESS, _DOUBTFUL = 1.5, 0.9
 
 
 class DenoisingErrors(NamedTuple):
@@ -100,7 +104,10 @@ def _errors(
     networks: Sequence[ScoreNetwork], clean: Array, levels: np.ndarray, key: Array
 ) -> list[DenoisingErrors]:
     """Measure networks of one schedule on the same noised data, in one program."""
-    mean, variance = jnp.mean(clean, 0), jnp.mean(jnp.var(clean, 0))
+    # The mean of the others, so that the guess does not know what it is asked for.
+    count = len(clean)
+    mean = (jnp.sum(clean, 0) - clean) / (count - 1)
+    variance = jnp.mean(jnp.var(clean, 0, ddof=1))
 
     @jax.jit
     def at(networks: Sequence[ScoreNetwork], level: Array, key: Array) -> Array:
@@ -139,6 +146,8 @@ def check_data(data: ArrayLike, event_shape: tuple[int, ...]) -> Array:
 def check_prediction(network: ScoreNetwork, data: ArrayLike) -> None:
     """Refuse a network that denoises data by another prediction type than its own, or by none.
 
+    One that is hardly better than the best linear guess is warned of.
+
     Raises
     ------
     ValueError
@@ -171,5 +180,18 @@ def check_prediction(network: ScoreNetwork, data: ArrayLike) -> None:
             f"prediction={network.prediction!r} does not fit: at log-SNR {levels[worst]:g} the "
             f"squared error on `check_data` is {errors[network.prediction][worst]:.3g} times that "
             f"of the best linear guess, and {errors[best][worst]:.3g} with prediction={best!r}. "
-            "Pass that, or check `noise` and the scale of the data."
+            + (
+                "Pass that, or check `noise`, the times (`input_transform`) and the data's scale."
+                if mean[best] < _FITTING
+                else "No type fits: check `noise`, the times that it expects (`input_transform`) "
+                "and the scale of the data."
+            )
+        )
+    if mean[network.prediction] > _DOUBTFUL:
+        warnings.warn(
+            f"The network denoises `check_data` hardly better than a linear guess (squared error "
+            f"{mean[network.prediction]:.2f} times as large, over levels). If it is trained, then "
+            "the schedule, the times that it expects (`input_transform`) or the data's scale are "
+            "others.",
+            stacklevel=4,
         )

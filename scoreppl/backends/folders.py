@@ -14,11 +14,14 @@ from scoreppl.backends.extras import load
 
 _WEIGHTS = ("diffusion_pytorch_model", "model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-# What is fetched of a model on a hub: never a pickle.
-_FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model")
+# What is fetched of a model on a hub: its parts, never a pickle, nor single files of everything.
+_FETCHED = (
+    "*.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors",
+    "diffusion_pytorch_model*.safetensors",
+)  # fmt: skip
 
 
-def folder_of(folder_or_id: str | os.PathLike[str], needed_by: str) -> Path:
+def folder_of(folder_or_id: str | os.PathLike[str], needed_by: str, variant: str = "") -> Path:
     """Return a local folder as it is, or that of a hub's model, fetched without its pickles.
 
     Raises
@@ -34,13 +37,22 @@ def folder_of(folder_or_id: str | os.PathLike[str], needed_by: str) -> Path:
         raise ValueError(f"`{name}` is no folder, and no hub id of the form owner/name.")
     hub = load("huggingface_hub", extra="sdxl", needed_by=needed_by)
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=list(_FETCHED)))
+        skipped = None if variant else ["*.fp16.safetensors", "*.fp16-*.safetensors"]
+        return Path(
+            hub.snapshot_download(name, allow_patterns=list(_FETCHED), ignore_patterns=skipped)
+        )
     except Exception as error:
         # The hub's client raises a dozen classes, of several packages.
         raise ValueError(
             f"`{name}` is no local folder, and could not be fetched from the hub "
-            f"({type(error).__name__}). Download it in the diffusers layout and give its folder."
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0][:160]}). Download it in "
+            "the diffusers layout and give its folder."
         ) from error
+
+
+def part_of(folder: Path, name: str) -> Path:
+    """Return the folder of a part, or the folder itself where older models have their only one."""
+    return folder / name if (folder / name).is_dir() else folder
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
@@ -114,15 +126,26 @@ def read_tensors(
     return found
 
 
-def check_safetensors(folder: Path) -> None:
+def usual_variant(folder: Path, variant: str) -> str:
+    """Return a variant if a folder has it, and none where it comes in one form alone."""
+    return variant if any(folder.glob(f"*.{variant}*.*")) else ""
+
+
+def check_safetensors(folder: Path, variant: str = "") -> str | None:
     """Refuse a folder without whole safetensors files, for readers that say less.
+
+    Returns
+    -------
+    str or None
+        The variant that there is.
 
     Raises
     ------
     ValueError
         If there are none, or one is damaged.
     """
-    for path in _files(folder, ""):
+    used = usual_variant(folder, variant) if variant else ""
+    for path in _files(folder, used):
         try:
             with safe_open(path, framework="numpy") as file:
                 file.keys()
@@ -130,6 +153,7 @@ def check_safetensors(folder: Path) -> None:
             raise ValueError(
                 f"`{path}` is truncated, damaged or no safetensors file ({error}); fetch it again."
             ) from error
+    return used or None
 
 
 def _files(folder: Path, variant: str) -> list[Path]:
@@ -138,9 +162,17 @@ def _files(folder: Path, variant: str) -> list[Path]:
         middle = f".{variant}" if variant else ""
         index = folder / f"{stem}.safetensors.index{middle}.json"
         if index.is_file():
-            shards = read_config(folder, index.name).get("weight_map", {})
+            shards = read_config(folder, index.name).get("weight_map")
+            if not isinstance(shards, dict) or not all(
+                isinstance(name, str) for name in shards.values()
+            ):
+                raise ValueError(f"`{index}` maps no tensors to files; fetch it again.")
             # Names come from a file: none may lead out of the folder.
-            return sorted({folder / Path(name).name for name in shards.values()})
+            paths = sorted({folder / Path(name).name for name in shards.values()})
+            lacking = [path.name for path in paths if not path.is_file()]
+            if lacking:
+                raise ValueError(f"`{folder}` lacks {lacking[0]}, which {index.name} names.")
+            return paths
         if (folder / (stem + end)).is_file():
             return [folder / (stem + end)]
     pickles = sorted(path.name for kind in _PICKLES for path in folder.glob(kind))

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from scoreppl.noise import Schedule, as_float, register_part
+from scoreppl.noise import Schedule, as_float, is_concrete, register_part
+from scoreppl.score.network import count_parameters
 
 
 @register_part
@@ -34,6 +35,10 @@ class Autoencoder:
     params: Any
     scale: ArrayLike = 1.0
     shift: ArrayLike = 0.0
+
+    def __repr__(self) -> str:
+        """Say what it is, without its parameters."""
+        return f"Autoencoder({count_parameters(self.params):,} parameters)"
 
     def decode(self, latent: Array) -> Array:
         """Return the image of one latent, ``(3, height, width)`` in [0, 1].
@@ -134,12 +139,17 @@ class LatentDiffusion:
         Raises
         ------
         ValueError
-            If `image` has not the size that the latents stand for.
+            If `image` has not the size that the latents stand for, or is not in [0, 1].
         """
         image = as_float(image)
         if image.ndim != 3 or len(image) != 3:
             raise ValueError(
                 f"`image` has shape {image.shape}; it must be (3, height, width), one image."
+            )
+        if is_concrete(image) and not (jnp.min(image) > -0.01 and jnp.max(image) < 1.01):
+            raise ValueError(
+                f"`image` goes from {jnp.min(image):.3g} to {jnp.max(image):.3g}; it must be in "
+                "[0, 1]."
             )
         latent = self.autoencoder.encode(image)
         if latent.shape != self.event_shape:

@@ -89,13 +89,26 @@ def from_callable(
             )
         return _prediction(output, output_transform)
 
+    if not isinstance(noise, Schedule):
+        raise ValueError(
+            f"`noise` of type {type(noise).__name__} is no schedule; pass that of the network's "
+            "training, such as sp.noise.DiscreteVP.linear()."
+        )
     network = ScoreNetwork(
         apply, params, noise=noise, prediction=prediction, event_shape=event_shape,
         condition=condition, batched=batched, sigma_data=sigma_data,
         min_time=min_time,  # type: ignore[arg-type]
     )  # fmt: skip
     # The network's shapes, seen before the first sampler is.
-    jax.eval_shape(network.denoise, jax.ShapeDtypeStruct(network.event_shape, float), 0.5)
+    try:
+        jax.eval_shape(network.denoise, jax.ShapeDtypeStruct(network.event_shape, float), 0.5)
+    except Exception as error:
+        # Networks raise what they like.
+        raise ValueError(
+            f"The network could not be traced on one event of shape {network.event_shape} "
+            f"({type(error).__name__}: {error}). Check `event_shape`, `input_transform` and "
+            "whether the function is written for a batch; what depends on values cannot be traced."
+        ) from error
     if check_data is not None:
         check_prediction(network, check_data)
     return network

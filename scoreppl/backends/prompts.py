@@ -15,7 +15,7 @@ from scoreppl.backends.folders import check_safetensors, read_config
 _NEEDED_BY = "sdxl"
 
 
-def embed(folder: Path, prompt: str, dtype: Any) -> tuple[Array, Array]:
+def embed(folder: Path, prompt: str, dtype: Any, variant: str = "") -> tuple[Array, Array]:
     """Embed a prompt by both text encoders of a folder.
 
     The hidden states are those before the last layer, side by side; the pooled embedding is the
@@ -38,19 +38,27 @@ def embed(folder: Path, prompt: str, dtype: Any) -> tuple[Array, Array]:
         end = "" if number == 1 else "_2"
         place = folder / f"text_encoder{end}"
         read_config(place, "config.json")
-        check_safetensors(place)
+        used = check_safetensors(place, variant)
         tokens = _tokens(transformers, folder / f"tokenizer{end}", prompt)
         try:
             with _no_progress_bars(transformers):
-                encoder = getattr(transformers, kind).from_pretrained(
-                    place, use_safetensors=True, local_files_only=True, dtype=torch.float32
-                )
+                encoder, found = getattr(transformers, kind).from_pretrained(
+                    place, use_safetensors=True, local_files_only=True, dtype=torch.float32,
+                    variant=used, output_loading_info=True,
+                )  # fmt: skip
         except (OSError, RuntimeError) as error:
             raise ValueError(f"`{place}` could not be read as a {kind}: {error}") from error
+        # transformers fills what a file lacks with random numbers.
+        if found["missing_keys"]:
+            raise ValueError(
+                f"The files in `{place}` lack {len(found['missing_keys'])} tensors, such as "
+                f"`{sorted(found['missing_keys'])[0]}`: configuration and weights are of different "
+                "models."
+            )
         with torch.no_grad():
-            found = encoder.eval()(tokens, output_hidden_states=True)
-        hidden.append(found.hidden_states[-2].numpy())
-        pooled = found[0].numpy()
+            output = encoder.eval()(tokens, output_hidden_states=True)
+        hidden.append(output.hidden_states[-2].numpy())
+        pooled = output[0].numpy()
     return jnp.asarray(np.concatenate(hidden, -1), dtype), jnp.asarray(pooled, dtype)
 
 
@@ -77,7 +85,7 @@ def _tokens(transformers: Any, place: Path, prompt: str) -> Any:
         raise ValueError(f"`{place.parent}` has no folder {place.name}: it is no SDXL folder.")
     tokenizer = transformers.CLIPTokenizer.from_pretrained(place, local_files_only=True)
     most = tokenizer.model_max_length
-    count = len(tokenizer(prompt).input_ids)
+    count = len(tokenizer(prompt, verbose=False).input_ids)
     if count > most:
         raise ValueError(
             f"`prompt` has {count} tokens, start and end among them, and the text encoders take "

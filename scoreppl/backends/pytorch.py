@@ -6,6 +6,7 @@ from jax.typing import ArrayLike
 
 from scoreppl.backends.extras import load
 from scoreppl.backends.plain import Inputs, Outputs, from_callable
+from scoreppl.backends.torch_call import own_environment
 from scoreppl.noise import Schedule
 from scoreppl.score import ScoreNetwork
 
@@ -64,7 +65,7 @@ def from_torch(
             "`module` is in training mode, where dropout and normalisation act at random; call "
             "module.eval() first."
         )
-    params, call = torchax.extract_jax(module)
+    params, call = torchax.extract_jax(module, own_environment("from_torch"))
 
     def fn(params: Any, *inputs: Any, **named: Any) -> Any:
         return call(params, inputs, named)

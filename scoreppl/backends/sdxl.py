@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from scoreppl import compose
+from scoreppl.arguments import check_count
 from scoreppl.backends import prompts
 from scoreppl.backends.extras import load
-from scoreppl.backends.folders import folder_of, read_config, read_tensors
+from scoreppl.backends.folders import folder_of, read_config, read_tensors, usual_variant
 from scoreppl.backends.latent import Autoencoder, LatentDiffusion
 from scoreppl.backends.plain import from_callable
 from scoreppl.backends.torch_call import jax_call, on_meta, shapes_of
@@ -64,7 +66,7 @@ def sdxl(
         tile of diffusers; tiles overlap and are blended, so that the image is slightly another.
         Slicing, one image of a batch at a time, has no switch: `decode` takes one latent.
     variant
-        Such as ``"fp16"``, where the UNet's file names have it.
+        Such as ``"fp16"``, where file names have it; parts that come in one form alone are read so.
 
     Returns
     -------
@@ -79,8 +81,14 @@ def sdxl(
         If the folder is none of this kind, a file is damaged or pickled, a prompt is too long, or
         a size does not fit.
     """
+    for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        if not isinstance(text, str):
+            raise ValueError(f"`{name}` of type {type(text).__name__} must be one text.")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"`dtype={jnp.dtype(dtype)}` must be a floating-point type.")
+    height, width = check_count("height", height, 0), check_count("width", width, 0)
     diffusers = load("diffusers", extra="sdxl", needed_by=_NEEDED_BY)
-    folder = folder_of(folder_or_id, _NEEDED_BY)
+    folder = folder_of(folder_or_id, _NEEDED_BY, variant)
     config = read_config(folder, "unet/config.json")
     if config.get("_class_name") != "UNet2DConditionModel" or (
         config.get("addition_embed_type") != "text_time"
@@ -92,12 +100,12 @@ def sdxl(
     if not guidance_scale >= 1.0:
         raise ValueError(f"`guidance_scale={guidance_scale}` must be at least 1, which is none.")
     noise, prediction, _ = read_schedule(folder)
-    coder, factor = read_autoencoder(autoencoder or folder / "vae", tiled=tiled)
+    coder, factor = read_autoencoder(autoencoder or folder / "vae", tiled=tiled, variant=variant)
     for name, size in (("height", height), ("width", width)):
         if size < factor or size % factor:
             raise ValueError(f"`{name}={size}` must be a positive multiple of {factor}.")
     shape = (config["in_channels"], height // factor, width // factor)
-    positive = prompts.embed(folder, prompt, dtype)
+    positive = prompts.embed(folder, prompt, dtype, variant)
     module = on_meta(lambda: diffusers.UNet2DConditionModel.from_config(config), _NEEDED_BY)
     params = read_tensors(folder / "unet", shapes_of(module), dtype=dtype, variant=variant)
     call = jax_call(module, _NEEDED_BY)
@@ -124,7 +132,7 @@ def sdxl(
         negative = (
             prompts.nothing_like(positive)
             if is_empty
-            else prompts.embed(folder, negative_prompt, dtype)
+            else prompts.embed(folder, negative_prompt, dtype, variant)
         )
         network = compose.classifier_free(
             network, replace(network, condition=negative), guidance_scale
@@ -133,7 +141,7 @@ def sdxl(
 
 
 def read_autoencoder(
-    folder_or_id: str | os.PathLike[str] | Path, *, tiled: bool = False
+    folder_or_id: str | os.PathLike[str] | Path, *, tiled: bool = False, variant: str = ""
 ) -> tuple[Autoencoder, int]:
     """Read an ``AutoencoderKL`` or ``AutoencoderTiny``, and by how much it shrinks images.
 
@@ -156,7 +164,8 @@ def read_autoencoder(
     module = on_meta(lambda: getattr(diffusers, kind).from_config(config), _NEEDED_BY)
     if tiled:
         module.enable_tiling()
-    params = read_tensors(folder, shapes_of(module), dtype=jnp.float32)
+    used = usual_variant(folder, variant) if variant else ""
+    params = read_tensors(folder, shapes_of(module), dtype=jnp.float32, variant=used)
     decode = jax_call(module, _NEEDED_BY, "decode")
     encode = jax_call(module, _NEEDED_BY, "encode")
 
@@ -165,9 +174,14 @@ def read_autoencoder(
         # A distribution is no pytree: its tensors are still torchax's.
         return found if is_tiny else interop.jax_view(found.mean)
 
+    scale, shift = config.get("scaling_factor", 1.0), config.get("shift_factor") or 0.0
+    mean, sd = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and sd is not None:
+        # Then the network's latents are standardised, channel by channel.
+        scale, shift = (jnp.asarray(each)[:, None, None] for each in (scale / np.asarray(sd), mean))
     autoencoder = Autoencoder(
         lambda params, latents: decode(params, latents, return_dict=False)[0], encoded, params,
-        scale=config.get("scaling_factor", 1.0), shift=config.get("shift_factor") or 0.0,
+        scale=scale, shift=shift,
     )  # fmt: skip
     channels = config["decoder_block_out_channels" if is_tiny else "block_out_channels"]
     return autoencoder, 2 ** (len(channels) - 1)

@@ -22,19 +22,24 @@ def shapes_of(module: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
-def jax_call(module: Any, needed_by: str, method: str = "forward") -> Callable[..., Any]:
-    """Return ``fn(params, *inputs, **named)`` that runs a method of a module on JAX arrays.
-
-    The module may be one of `on_meta`: what it computes with is `params`, by name, alone.
-    """
-    interop = load("torchax.interop", extra="torch", needed_by=needed_by)
-    # One of its own: the default one is the user's, too.
+def own_environment(needed_by: str) -> Any:
+    """Return an environment of torchax of our own: its default one is the user's, too."""
     environment = load("torchax.tensor", extra="torch", needed_by=needed_by).Environment()
     put_channels_last(
         environment,
         load("torch", extra="torch", needed_by=needed_by),
         load("torchax.ops.ops_registry", extra="torch", needed_by=needed_by),
     )
+    return environment
+
+
+def jax_call(module: Any, needed_by: str, method: str = "forward") -> Callable[..., Any]:
+    """Return ``fn(params, *inputs, **named)`` that runs a method of a module on JAX arrays.
+
+    The module may be one of `on_meta`: what it computes with is `params`, by name, alone.
+    """
+    interop = load("torchax.interop", extra="torch", needed_by=needed_by)
+    environment = own_environment(needed_by)
     stateless = interop.JittableModule(module, dedup_parameters=False)
 
     def fn(params: Mapping[str, Array], *inputs: Any, **named: Any) -> Any:

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from scoreppl.backends.extras import load
-from scoreppl.backends.folders import folder_of, read_config, read_tensors
+from scoreppl.backends.folders import folder_of, part_of, read_config, read_tensors
 from scoreppl.backends.plain import from_callable
 from scoreppl.backends.torch_call import jax_call, on_meta, shapes_of
 from scoreppl.noise import DiscreteVP
@@ -18,6 +18,17 @@ from scoreppl.score.prediction import to_denoised, to_epsilon
 
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 _NEEDED_BY = "from_diffusers"
+# Schedulers of networks trained on a discrete variance-preserving chain, and whether they clip
+# where the configuration does not say. Others mean another schedule or parametrisation.
+SCHEDULERS = {
+    "DDPMScheduler": True, "DDIMScheduler": True, "DDPMParallelScheduler": True,
+    "DDIMParallelScheduler": True, "PNDMScheduler": False, "LMSDiscreteScheduler": False,
+    "EulerDiscreteScheduler": False, "EulerAncestralDiscreteScheduler": False,
+    "HeunDiscreteScheduler": False, "KDPM2DiscreteScheduler": False,
+    "KDPM2AncestralDiscreteScheduler": False, "DPMSolverMultistepScheduler": False,
+    "DPMSolverSinglestepScheduler": False, "DPMSolverSDEScheduler": False,
+    "DEISMultistepScheduler": False, "UniPCMultistepScheduler": False,
+}  # fmt: skip
 
 
 def from_diffusers(
@@ -68,8 +79,9 @@ def from_diffusers(
         configuration, or as `from_callable`.
     """
     diffusers = load("diffusers", extra="sdxl", needed_by=_NEEDED_BY)
-    folder = folder_of(folder_or_id, _NEEDED_BY)
-    config = read_config(folder, "unet/config.json")
+    folder = folder_of(folder_or_id, _NEEDED_BY, variant)
+    place = part_of(folder, "unet")
+    config = read_config(place, "config.json")
     if config.get("_class_name") != "UNet2DModel":
         raise ValueError(
             f"`{folder}` has a {config.get('_class_name')} and no UNet2DModel: it is no "
@@ -77,7 +89,7 @@ def from_diffusers(
         )
     noise, prediction, clip_range = read_schedule(folder)
     module = on_meta(lambda: diffusers.UNet2DModel.from_config(config), _NEEDED_BY)
-    params = read_tensors(folder / "unet", shapes_of(module), dtype=dtype, variant=variant)
+    params = read_tensors(place, shapes_of(module), dtype=dtype, variant=variant)
     call = jax_call(module, _NEEDED_BY)
     has_classes = config.get("num_class_embeds") is not None
     if has_classes != (class_label is not None):
@@ -133,7 +145,14 @@ def read_schedule(folder: Any) -> tuple[DiscreteVP, str, float | None]:
     ValueError
         If the configuration is missing or of a kind that is not known.
     """
-    config = read_config(folder, "scheduler/scheduler_config.json")
+    config = read_config(part_of(folder, "scheduler"), "scheduler_config.json")
+    scheduler = config.get("_class_name")
+    if scheduler not in SCHEDULERS:
+        raise ValueError(
+            f"The scheduler in `{folder}` is a {scheduler}, whose networks are of another "
+            "parametrisation than those of DDPM; wrap the network by sp.backends.from_torch with "
+            "its own schedule."
+        )
     if config.get("thresholding"):
         raise ValueError(
             f"`{folder}` wants dynamic thresholding, which makes no score; use another pipeline."
@@ -165,7 +184,8 @@ def read_schedule(folder: Any) -> tuple[DiscreteVP, str, float | None]:
             f"The scheduler in `{folder}` is rescaled to no signal at its last step, where a score "
             "has no denoiser; use a pipeline without `rescale_betas_zero_snr`."
         )
-    reach = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample") else None
+    is_clipped = config.get("clip_sample", SCHEDULERS[scheduler])
+    reach = float(config.get("clip_sample_range", 1.0)) if is_clipped else None
     return noise, PREDICTION_TYPES[given], reach
 
 

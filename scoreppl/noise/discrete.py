@@ -57,6 +57,10 @@ class DiscreteVP:
             table = jnp.log(squares) - jnp.log1p(-squares)
         object.__setattr__(self, "log_snr_table", table)
 
+    def __repr__(self) -> str:
+        """Say how many steps the table has, and not the table."""
+        return f"DiscreteVP({jnp.shape(self.log_snr_table)[0]} steps)"
+
     @classmethod
     def linear(
         cls, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02

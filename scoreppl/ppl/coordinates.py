@@ -1,13 +1,18 @@
 """Coordinates of a score model that are not those of the NumPyro site."""
 
+import math
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform, biject_to
 from numpyro.distributions.util import sum_rightmost
+
+from scoreppl.noise import is_concrete
 
 
 class Image(constraints.Constraint):
@@ -118,6 +123,25 @@ def check_transform(transform: Any, event_shape: tuple[int, ...]) -> None:
         raise ValueError(
             f"`transform={type(transform).__name__}` takes events of shape {event_shape} to "
             f"{found}; it must keep their shape."
+        )
+    _check_invertible(transform, event_shape)
+
+
+def _check_invertible(transform: Transform, event_shape: tuple[int, ...]) -> None:
+    size = math.prod(event_shape)
+    u = jnp.linspace(-1.5, 1.5, 7)[:, None] + jnp.linspace(0.0, 0.2, size)
+    u = u.reshape(-1, *event_shape)
+    try:
+        with warnings.catch_warnings():
+            # Of what is no bijection: it is refused below.
+            warnings.simplefilter("ignore")
+            back = transform.inv(transform(u))
+    except NotImplementedError:
+        back = jnp.nan
+    if is_concrete(back) and not np.allclose(np.asarray(back), np.asarray(u), atol=1e-2):
+        raise ValueError(
+            f"`transform={type(transform).__name__}` is not inverted by its own `inv` on all real "
+            "numbers: it must be one to one there, as the score model's coordinates may be any."
         )
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 from numpyro.handlers import seed, substitute, trace
 
@@ -40,7 +41,9 @@ def deterministic_sites(
 
     NumPyro keeps every deterministic site of every draw: a decoded image is 48 times its latent.
     Hide it from the run, ``MCMC(sp.GuidedDiffusion(numpyro.handlers.block(model,
-    hide=["image"])), ...)``, and compute it here afterwards: one draw at a time is in memory.
+    hide=["image"])), ...)``, and compute it here afterwards: one draw at a time is in memory. What
+    is random in the model besides its latents is drawn anew for each, as `numpyro.infer.Predictive`
+    does.
 
     Parameters
     ----------
@@ -69,8 +72,8 @@ def deterministic_sites(
         If a latent site has no draws, lengths differ, the model has no such site, `store` is none
         of these, or weights are NaN, all zero, or given without ``store="moments"``.
     """
-    flat = seed(flat_scores(model), jax.random.key(0))
-    found = trace(flat).get_trace(*args, **kwargs)
+    flat, key = flat_scores(model), jax.random.key(0)
+    found = trace(seed(flat, key)).get_trace(*args, **kwargs)
     draws, count = _draws(found, samples)
     known = [name for name, site in found.items() if site["type"] == "deterministic"]
     wanted = known if sites is None else list(sites)
@@ -88,14 +91,17 @@ def deterministic_sites(
         )
     weight = _weights(log_weight, count)
 
+    # As in NumPyro's kernels the model's arguments are what they are: numbers of plates, functions.
     @jax.jit
-    def at(draw: dict[str, Any], args: tuple, kwargs: dict) -> dict[str, Any]:
-        computed = trace(substitute(flat, data=draw)).get_trace(*args, **kwargs)
+    def at(draw: dict[str, Any], key: Array) -> dict[str, Any]:
+        seeded = seed(substitute(flat, data=draw), key)
+        computed = trace(seeded).get_trace(*args, **kwargs)
         return {name: computed[name]["value"] for name in wanted}
 
     def computed(index: int) -> dict[str, np.ndarray]:
         draw = {name: value[index] for name, value in draws.items()}
-        return {name: np.asarray(value) for name, value in at(draw, args, kwargs).items()}
+        values = at(draw, jax.random.fold_in(key, index))
+        return {name: np.asarray(value) for name, value in values.items()}
 
     if store != "moments":
         kept = [computed(index) for index in range(0, count, every)]

@@ -19,7 +19,7 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from scoreppl.noise import time_grid
 from scoreppl.ppl.coordinates import Image, check_transform, log_volume, transformed_score
 from scoreppl.probability_flow import log_density
-from scoreppl.score import ScoreModel
+from scoreppl.score import LocalScore, ScoreModel
 from scoreppl.solvers import multistep
 
 _PROTOCOL = ("noise", "event_shape", "min_time", "score", "denoise", "sample")
@@ -105,6 +105,12 @@ class ScorePrior(dist.Distribution):
         if num_steps < 1:
             raise ValueError(f"`num_steps={num_steps}` must be at least 1.")
         check_transform(transform, tuple(score_model.event_shape))
+        is_local = isinstance(score_model, LocalScore) and noise_level is not None
+        if is_local and not _traced(noise_level) and float(np.asarray(noise_level)) != 0.0:
+            raise ValueError(
+                f"`noise_level={noise_level}` has no meaning for a sp.LocalScore, which is known "
+                "at one level alone."
+            )
         level = score_model.min_time if noise_level is None else noise_level
         if not _traced((level, score_model.min_time)):
             lowest = float(np.asarray(score_model.min_time))

@@ -69,6 +69,13 @@ class ScoreNetwork:
     sigma_data: ArrayLike = field(default=0.5, kw_only=True)
     min_time: ArrayLike = field(default=None, kw_only=True)  # type: ignore[assignment]
 
+    def __repr__(self) -> str:
+        """Say what it is, without its parameters."""
+        return (
+            f"ScoreNetwork({count_parameters(self.params):,} parameters, noise={self.noise}, "
+            f"prediction={self.prediction!r}, event_shape={self.event_shape})"
+        )
+
     def __post_init__(self) -> None:
         """Check the static fields and fill in `min_time`."""
         if self.prediction not in PREDICTIONS:
@@ -161,3 +168,8 @@ class ScoreNetwork:
                 f"event_shape={self.event_shape} and batched={self.batched} needs {wanted}."
             )
         return output[0] if self.batched else output
+
+
+def count_parameters(params: Any) -> int:
+    """Return how many numbers a pytree of parameters holds."""
+    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))

@@ -27,8 +27,9 @@ def standard_normal(params, x, t):
     return params * NOISE(t)[1] * x
 
 
-def wrap(fn=standard_normal):
-    network = from_callable(fn, jnp.ones(()), noise=NOISE, prediction="epsilon", event_shape=LATENT)
+def wrap(fn=standard_normal, params=None):
+    params = jnp.ones(()) if params is None else params
+    network = from_callable(fn, params, noise=NOISE, prediction="epsilon", event_shape=LATENT)
     return LatentDiffusion(network, CODER)
 
 
@@ -83,6 +84,7 @@ def test_the_decoder_has_a_gradient():
         (lambda backend: backend.encode(jnp.zeros((6, 8, 3))), "must be (3, height, width)"),
         (lambda backend: backend.encode(jnp.zeros((2, *IMAGE))), "must be (3, height, width)"),
         (lambda backend: backend.encode(jnp.zeros((3, 8, 8))), "height and width of the model"),
+        (lambda backend: backend.encode(255 * jnp.ones(IMAGE)), "goes from 255 to 255"),
     ],
 )
 def test_latents_and_images_of_other_sizes_are_refused(call, message):
@@ -130,3 +132,10 @@ def test_lags_needs_one_call_a_step_and_no_backward_pass():
     assert len(calls) == steps * paths
     with pytest.raises(RuntimeError, match="the network was differentiated"):
         run(sp.guidance.Tweedie())
+
+
+def test_what_is_shown_of_a_network_holds_no_weights():
+    weights = {"weights": jnp.zeros(1_000)}
+    backend = wrap(lambda params, x, t: standard_normal(jnp.ones(()), x, t), weights)
+    assert len(repr(backend)) < 500 and "ScoreNetwork(1,000 parameters" in repr(backend)
+    assert repr(sp.noise.DiscreteVP.linear()) == "DiscreteVP(1000 steps)"

@@ -65,6 +65,34 @@ def test_a_network_that_does_not_denoise_is_refused():
         wrap(lambda shift, x, t: -20.0 * energy(shift, x, t), "energy", check_data=DATA)
 
 
+def test_a_network_at_other_times_is_doubted():
+    """At times that it does not know a network is hardly better than a linear guess."""
+
+    def shrinks(shift, x, t):
+        alpha, sigma = NOISE(t)
+        return sigma * x / (alpha**2 * 0.1 + sigma**2)
+
+    with pytest.warns(UserWarning, match="hardly better than a linear guess"):
+        wrap(shrinks, check_data=np.random.default_rng(0).normal(0, 0.32, DATA.shape))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"event_shape": (3,)}, "could not be traced on one event of shape (3,)"),
+        ({"noise": None}, "`noise` of type NoneType is no schedule"),
+    ],
+)
+def test_what_cannot_be_run_is_named(options, message):
+    def fixed(params, x, t):
+        return x + jnp.zeros(5)
+
+    options = {"noise": NOISE, "prediction": "epsilon", "event_shape": (5,)} | options
+    with pytest.raises(ValueError) as error:
+        sp.backends.from_callable(fixed, None, **options)
+    assert message in str(error.value)
+
+
 def test_errors_are_those_of_the_exact_denoiser():
     """Its mean squared error is the mean trace of the posterior covariance over the size."""
     network = wrap()

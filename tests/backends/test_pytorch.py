@@ -189,16 +189,20 @@ def test_refusals(net):
         {"stride": 2, "padding": 1},
         {"padding": (2, 1), "dilation": (2, 1), "bias": False},
         {"groups": 2, "padding": "same"},
+        {"padding": 1, "back": 2},
     ],
 )
 def test_convolutions_of_every_shape_are_those_of_torch(options):
     """They run with their channels last; a transposed one brings the image to its size again."""
     torch.manual_seed(1)
-    stride = options.get("stride", 1)
+    options = dict(options)
+    stride, back = options.get("stride", 1), options.pop("back", 1)
     module = torch.nn.Sequential(
         torch.nn.Conv2d(4, 6, 3, **options),
         torch.nn.Tanh(),
-        torch.nn.ConvTranspose2d(6, 4, 3, stride=stride, padding=1, output_padding=stride - 1),
+        torch.nn.ConvTranspose2d(
+            6, 4, 3, stride=stride, padding=1, output_padding=stride - 1, groups=back
+        ),
     ).eval()
     network = sp.backends.from_torch(
         module, noise=sp.noise.VPLinear(), prediction="epsilon", event_shape=(4, 8, 8),
@@ -209,6 +213,8 @@ def test_convolutions_of_every_shape_are_those_of_torch(options):
     def fn(x):
         return network.apply_fn(network.params, x, jnp.full(len(x), 0.5), None)
 
+    lowered = jax.jit(fn).lower(jnp.asarray(x)).as_text()
+    assert "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in lowered
     image = torch.tensor(x, requires_grad=True)
     expected = module(image)
     np.testing.assert_allclose(fn(jnp.asarray(x)), expected.detach().numpy(), atol=2e-6)

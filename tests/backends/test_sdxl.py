@@ -15,6 +15,8 @@ from scoreppl.score.flow import flow_map
 from scoreppl.solvers import dpm_solver
 
 torch = pytest.importorskip("torch")
+from safetensors.torch import load_file, save_file  # noqa: E402
+
 pytest.importorskip("torchax")
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -184,6 +186,25 @@ def test_the_true_configuration_has_its_shapes():
     assert jax.eval_shape(unet, params, x, t, *half).shape == x.shape
 
 
+def test_half_precision_files_and_standardised_latents(folder, pipeline, tmp_path):
+    """A folder saved with ``variant="fp16"``, of a model whose autoencoder has channel moments."""
+    pipeline.save_pretrained(tmp_path, variant="fp16")
+    mean, sd = [1.0, -1.0, 2.0, 0.5], [5.0, 6.0, 4.0, 5.0]
+    change(tmp_path, "vae/config.json", latents_mean=mean, latents_std=sd, scaling_factor=0.5)
+    backend = read(tmp_path, guidance_scale=1.0, variant="fp16")
+    latent = np.random.default_rng(1).standard_normal(backend.event_shape).astype(np.float32)
+    moments = (torch.tensor(each).reshape(1, 4, 1, 1) for each in (sd, mean))
+    with torch.no_grad():
+        scaled = torch.tensor(latent[None]) * next(moments) / 0.5 + next(moments)
+        image = pipeline.vae.decode(scaled).sample[0].numpy()
+    close(backend.decode(latent), np.clip(0.5 * image + 0.5, 0, 1))
+    pixels = np.random.default_rng(2).random((3, 32, 32)).astype(np.float32)
+    with torch.no_grad():
+        back = pipeline.vae.encode(torch.tensor(2 * pixels[None] - 1)).latent_dist.mode()[0].numpy()
+    expected = (back - np.array(mean)[:, None, None]) * 0.5 / np.array(sd)[:, None, None]
+    close(backend.encode(pixels), expected)
+
+
 def change(folder, name, **values):
     path = folder / name
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -194,6 +215,11 @@ def test_folders_that_are_none_of_this_kind_are_refused(folder, pipeline, tmp_pa
 
     def cut(path):
         path.write_bytes(path.read_bytes()[:3_000])
+
+    def drop(place, part):
+        path = place / "model.safetensors"
+        kept = {name: value for name, value in load_file(path).items() if part not in name}
+        save_file(kept, path, metadata={"format": "pt"})
 
     cases = [
         (lambda copy: change(copy, "unet/config.json", addition_embed_type=None), "no Stable Diff"),
@@ -209,6 +235,14 @@ def test_folders_that_are_none_of_this_kind_are_refused(folder, pipeline, tmp_pa
             "pickled weights alone",
         ),
         (lambda copy: change(copy, "vae/config.json", _class_name="VQModel"), "has a VQModel"),
+        (lambda copy: drop(copy / "text_encoder_2", "text_projection"), "lack 1 tensors"),
+        (lambda copy: drop(copy / "text_encoder", "layers.0."), "lack 16 tensors"),
+        (
+            lambda copy: change(
+                copy, "scheduler/scheduler_config.json", _class_name="EDMEulerScheduler"
+            ),
+            "is a EDMEulerScheduler",
+        ),
     ]
     for number, (spoil, message) in enumerate(cases):
         copy = tmp_path / str(number)

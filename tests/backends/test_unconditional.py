@@ -125,8 +125,12 @@ def test_folders_that_are_none_of_this_kind_are_refused(micro, tmp_path, monkeyp
     def pickled(copy):
         (copy / weights).rename(copy / "unet" / "diffusion_pytorch_model.bin")
 
+    def index(copy, shards):
+        name = "unet/diffusion_pytorch_model.safetensors.index.json"
+        (copy / name).write_text(json.dumps({"weight_map": shards}))
+
     cases = [
-        (lambda copy: (copy / unet).unlink(), "has no unet/config.json"),
+        (lambda copy: (copy / unet).unlink(), "has no config.json"),
         (lambda copy: (copy / unet).write_text("{"), "is no JSON file"),
         (lambda copy: change(copy, unet, _class_name="UNet2DConditionModel"), "no UNet2DModel"),
         (lambda copy: change(copy, unet, block_out_channels=[32, 32]), "of different models"),
@@ -135,7 +139,14 @@ def test_folders_that_are_none_of_this_kind_are_refused(micro, tmp_path, monkeyp
         (lambda copy: change(copy, scheduler, beta_schedule="exp"), "beta_schedule='exp'"),
         (lambda copy: change(copy, scheduler, thresholding=True), "dynamic thresholding"),
         (lambda copy: change(copy, scheduler, rescale_betas_zero_snr=True), "rescaled"),
+        (
+            lambda copy: change(copy, scheduler, _class_name="ScoreSdeVeScheduler"),
+            "is a ScoreSdeVe",
+        ),
         (truncated, "truncated, damaged"),
+        (lambda copy: index(copy, ["a"]), "maps no tensors"),
+        (lambda copy: index(copy, {"a": 3}), "maps no tensors"),
+        (lambda copy: index(copy, {"a": "other.safetensors"}), "lacks other.safetensors"),
         (pickled, "pickled weights alone"),
         (lambda copy: (copy / weights).unlink(), "has no diffusion_pytorch_model.safetensors"),
     ]
@@ -150,13 +161,22 @@ def test_folders_that_are_none_of_this_kind_are_refused(micro, tmp_path, monkeyp
         from_diffusers("nowhere")
     hub = pytest.importorskip("huggingface_hub")
 
-    def unreachable(name, allow_patterns):
+    def unreachable(name, allow_patterns, ignore_patterns):
         assert not any("bin" in pattern for pattern in allow_patterns)
         raise OSError("no route")
 
     monkeypatch.setattr(hub, "snapshot_download", unreachable)
     with pytest.raises(ValueError, match="could not be fetched from the hub"):
         from_diffusers("owner/name")
+
+
+def test_older_folders_have_their_parts_at_the_root(micro, tmp_path):
+    folder, _ = micro
+    for part in ("unet", "scheduler"):
+        shutil.copytree(folder / part, tmp_path, dirs_exist_ok=True)
+    x = jnp.ones((1, 16, 16))
+    found, expected = (from_diffusers(each).score(x, 0.5) for each in (tmp_path, folder))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_wrong_data_is_noticed(micro):

@@ -9,9 +9,11 @@ import pytest
 from jax import random
 from numpyro import handlers
 from numpyro.distributions.transforms import (
+    AbsTransform,
     AffineTransform,
     ComposeTransform,
     ExpTransform,
+    PowerTransform,
     StickBreakingTransform,
 )
 from numpyro.infer import MCMC, Predictive
@@ -146,6 +148,9 @@ def test_plates_predictive_and_starting_values():
     "transform, message",
     [
         (jnp.exp, "is no transform of"),
+        (PowerTransform(2.0), "is not inverted by its own `inv`"),
+        (AbsTransform(), "is not inverted by its own `inv`"),
+        (ExpTransform().inv, "is not inverted by its own `inv`"),
         (StickBreakingTransform(), "must keep their shape"),
     ],
 )
@@ -215,6 +220,13 @@ def test_refusals_of_a_local_score():
         sp.ScoreSMC(local_model).run(random.key(0), jnp.zeros(2))
     with pytest.raises(ValueError, match="known at one noise level alone"):
         sp.ScorePrior(LOCAL).sample(random.key(0))
+    for refused in (
+        lambda: sp.ScorePrior(LOCAL, noise_level=0.5),
+        lambda: MCMC(sp.ScoreMALA(local_model, noise_level=0.5), num_warmup=1, num_samples=1,
+                     progress_bar=False).run(random.key(0), jnp.zeros(2)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="`noise_level=0.5` has no meaning"):
+            refused()
     with pytest.raises(ValueError, match="`score_fn` of type int"):
         sp.LocalScore(3, event_shape=(2,))
     with pytest.raises(ValueError, match="`event_shape="):

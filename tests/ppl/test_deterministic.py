@@ -69,6 +69,34 @@ def test_a_hidden_site_stays_out_of_the_run_and_comes_back():
     np.testing.assert_allclose(found["image"], expected, rtol=1e-5)
 
 
+def test_arguments_are_what_they_are_in_a_run():
+    """Sizes of plates, switches, names and functions stay Python's own."""
+
+    def free(size, is_doubled, name, fn, network):
+        x = numpyro.sample("x", sp.ScorePrior(network))
+        with numpyro.plate("p", size):
+            numpyro.sample("y", dist.Normal(0.0, 1.0), obs=jnp.zeros(size))
+        numpyro.deterministic(name, fn(x) * (2 if is_doubled else 1))
+
+    class NoPytree:
+        def __getattr__(self, name):
+            return getattr(PRIOR, name)
+
+    x = np.array([[0.1, 0.2], [0.3, 0.4]], np.float32)
+    found = sp.deterministic_sites(free, {"x": x}, 3, True, "f", jnp.exp, NoPytree(), store="all")
+    np.testing.assert_allclose(found["f"], 2 * np.exp(x), rtol=1e-6)
+
+
+def test_what_is_random_besides_the_latents_is_drawn_anew():
+    def noisy():
+        x = numpyro.sample("x", sp.ScorePrior(PRIOR))
+        numpyro.deterministic("f", x[0] + 10 * jax.random.normal(numpyro.prng_key()))
+
+    found = sp.deterministic_sites(noisy, {"x": np.zeros((200, 2), np.float32)})["f"]
+    # Four errors of the mean (10 / sqrt(200)) and of the sd: false alarm 1e-4.
+    assert abs(found.mean) < 4 * 10 / np.sqrt(200) and abs(found.sd / 10 - 1) < 4 / np.sqrt(400)
+
+
 @pytest.mark.parametrize(
     "change, options, message",
     [
