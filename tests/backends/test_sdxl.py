@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import numpyro.distributions as dist
 import pytest
 from numpyro.infer import MCMC
 
@@ -151,6 +152,39 @@ def test_numpyro_models_of_the_image_run_by_three_kernels(tmp_path):
     smc = sp.ScoreSMC(model, num_particles=8, num_steps=4, num_pilots=4, guidance=lags)
     smc.run(jax.random.key(1))
     assert np.isfinite(smc.log_evidence)
+
+
+@pytest.mark.slow
+def test_moments_matched_and_draws_ahead_on_a_network_of_latents(tmp_path):
+    """A linear observation of the latent, and a reward that is looked at from outside alone."""
+    micro_sdxl.write(tmp_path, block_out_channels=(8, 8), transformer_layers_per_block=(1, 1))
+    backend = read(tmp_path, guidance_scale=1.0)
+    y = jnp.ones(16)
+
+    def observed():
+        z = numpyro.sample("z", sp.ScorePrior(backend))
+        numpyro.sample("y", dist.Normal(z[0].ravel(), 0.5).to_event(1), obs=y)
+
+    def brightness(z):
+        return jax.lax.stop_gradient(jnp.mean(backend.decode(z)))
+
+    def rewarded():
+        numpyro.factor("reward", 2.0 * brightness(numpyro.sample("z", sp.ScorePrior(backend))))
+
+    ahead = backend.sample(jax.random.key(3), (4,), num_steps=3)
+    lidar = sp.guidance.Lookahead(
+        ahead.reshape(4, -1), jnp.stack([brightness(z) for z in ahead]), tilt=2.0
+    )
+    matched = sp.guidance.MomentMatched(lambda x: x[:16], y, 0.5, num_iterations=1)
+    for model, guidance in ((observed, matched), (rewarded, lidar)):
+        kernel = sp.GuidedDiffusion(
+            model, guidance=guidance, num_steps=4, num_pilots=4, block_size=4
+        )
+        mcmc = MCMC(kernel, num_warmup=4, num_samples=4, progress_bar=False)
+        mcmc.run(jax.random.key(0), extra_fields=("log_weight", "is_nan"))
+        fields = mcmc.get_extra_fields()
+        assert np.all(np.isfinite(fields["log_weight"])) and not np.any(fields["is_nan"])
+        assert np.all(np.isfinite(mcmc.get_samples()["z"]))
 
 
 def test_the_true_configuration_has_its_shapes():
