@@ -257,7 +257,7 @@ def test_lags_goes_forward_once_a_step_on_a_latent_network(micro):
 @pytest.mark.slow
 def test_a_small_run_on_a_folder_writes_everything(micro, tmp_path):
     sizes = Sizes(count=12, pool=32, ahead=8, block=4)
-    options = Options(micro, "a seven", 1.0, 32, 6, 8, sizes, (2.0, 4.0))
+    options = Options(micro, "a seven", 1.0, 32, 6, 8, sizes, (2.0,), (10.0,))
     run_network(tmp_path, options)
     names = {"red.md", "seven.md", "equal.md", "red.png", "seven.png", "distance.png"}
     assert names == {file.name for file in tmp_path.iterdir()}
