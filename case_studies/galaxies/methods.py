@@ -7,7 +7,7 @@ better starts than anyone has, and are thinned.
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,14 +20,14 @@ from numpyro.infer import MCMC, NUTS, init_to_value
 
 import scoreppl as sp
 from case_studies.galaxies import published
+from case_studies.galaxies.draws import Report, counted, independent_draws
 from case_studies.galaxies.model import one_galaxy
 from case_studies.galaxies.network import score_in_flux, to_flux
 from case_studies.galaxies.scenes import Scene, flux, single_matrices
 
 # Ranks of a truth among nineteen draws make intervals of exactly 50 and 90 per cent.
 NUM_DRAWS = 19
-NUM_CHAINS = 4
-Report = Callable[[str], None]
+NUM_CHAINS = 2
 
 
 class Drawn(NamedTuple):
@@ -87,29 +87,15 @@ def independent(problem: Problem, key: Array, report: Report, *, make: Callable)
         ``make(model)`` returns the kernel, whose blocks are `NUM_DRAWS` long: a resumed chain then
         begins with a block of its own.
     """
-    matrices = single_matrices(problem.scene.x.shape[-1])
-    mcmc = MCMC(
-        make(one_galaxy), num_warmup=NUM_DRAWS, num_samples=NUM_DRAWS, progress_bar=False,
-        jit_model_args=True,
-    )  # fmt: skip
-    fields = ("num_score_evaluations",)
-
-    def run(key: Array, y: Array) -> np.ndarray:
-        arguments = (problem.prior, *matrices, jnp.asarray(problem.noise), y)
-        mcmc.run(key, *arguments, extra_fields=fields)
-        return np.asarray(mcmc.get_samples()["x"])
-
-    # Once with the warm-up, and once without, which is another program.
-    run(key, problem.pilot)
-    mcmc.post_warmup_state = mcmc.last_state
-    run(key, problem.pilot)
-    found, start = [], time.perf_counter()
-    for y in _counted(problem.scene.y, report):
-        mcmc.post_warmup_state = mcmc.last_state
-        found.append(run(key, y))
-    seconds = (time.perf_counter() - start) / len(found)
-    evaluations = float(np.mean(mcmc.get_extra_fields()["num_score_evaluations"])) * NUM_DRAWS
-    return Drawn(np.stack(found), None, evaluations, seconds)
+    arguments = (
+        problem.prior,
+        *single_matrices(problem.scene.x.shape[-1]),
+        jnp.asarray(problem.noise),
+    )
+    found = independent_draws(
+        make(one_galaxy), NUM_DRAWS, arguments, problem.pilot, problem.scene.y, key, report, ("x",)
+    )
+    return Drawn(found.values["x"], None, found.evaluations * NUM_DRAWS, found.seconds)
 
 
 class Lengths(NamedTuple):
@@ -123,8 +109,8 @@ class Lengths(NamedTuple):
         Largest of NUTS.
     """
 
-    warmup: int = 100
-    samples: int = 200
+    warmup: int = 50
+    samples: int = 100
     tree_depth: int = 5
 
 
@@ -170,7 +156,7 @@ def _chains(
     )  # fmt: skip
     every = np.linspace(0, NUM_CHAINS * lengths.samples - 1, NUM_DRAWS).round().astype(int)
     found, r_hats, costs, start = [], [], [], time.perf_counter()
-    for index, y in enumerate(_counted(observations, report)):
+    for index, y in enumerate(counted(observations, report)):
         if index == 1:  # the first one compiles
             start = time.perf_counter()
         with warnings.catch_warnings():
@@ -188,12 +174,6 @@ def _chains(
     # As if a draw of the warm-up cost what later ones do.
     draws = NUM_CHAINS * (lengths.warmup + lengths.samples)
     return Drawn(np.stack(found), np.array(r_hats), float(np.mean(costs)) * draws, seconds)
-
-
-def _counted(observations: Array, report: Report) -> Iterator[Array]:
-    for index, y in enumerate(observations):
-        yield y
-        report(f"{index + 1} of {len(observations)} galaxies")
 
 
 def annealed(model: Callable) -> sp.AnnealedScoreMCMC:

@@ -90,8 +90,6 @@ def look(seen: Array, noise: Array, y: Array | None) -> None:
     numpyro.sample("y", law.to_event(3), obs=y)
 
 
-def blend(
-    prior: sp.ScoreModel, sky: Sky, y: Array | None = None, *, corners: Corners = ()
-) -> None:
+def blend(prior: sp.ScoreModel, sky: Sky, y: Array | None = None, *, corners: Corners = ()) -> None:
     """State that galaxies overlap in the bands of `y`, shape ``(bands, height, width)``."""
     look(sources(prior, sky, corners), sky.noise, y)

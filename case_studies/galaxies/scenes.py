@@ -53,7 +53,9 @@ def measured_psf(images: np.ndarray, num_terms: int = 4) -> Psf:
     left, values, right = np.linalg.svd(np.asarray(images, float))
     root = np.sqrt(values[:, :num_terms, None])
     rows = left[:, :, :num_terms].transpose(0, 2, 1) * root
-    return Psf(jnp.asarray(rows, jnp.float32), jnp.asarray(right[:, :num_terms] * root, jnp.float32))
+    return Psf(
+        jnp.asarray(rows, jnp.float32), jnp.asarray(right[:, :num_terms] * root, jnp.float32)
+    )
 
 
 def smear(profiles: Array, shift: ArrayLike, start: int, num_pixels: int, size: int) -> Array:
