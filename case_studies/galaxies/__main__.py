@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from case_studies.galaxies.run import FULL, PARTS, Sizes, main
+from case_studies.galaxies.run import FULL, PARTS, USUAL, main
 
-usual = Sizes()
 parser = argparse.ArgumentParser(description=main.__doc__)
 parser.add_argument("--data", type=Path, help="hsc_cosmos_35.npz of pmelchior/scarlet")
 parser.add_argument("--full", action="store_true", help="more galaxies and longer chains")
@@ -20,5 +19,5 @@ asked = {
     for name in ("galaxies", "compared", "blends")
     if getattr(given, name) is not None
 }
-sizes = (FULL if given.full else usual)._replace(**asked)
+sizes = (FULL if given.full else USUAL)._replace(**asked)
 main(given.out, given.data, tuple(given.parts), sizes)

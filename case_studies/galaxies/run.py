@@ -65,6 +65,7 @@ class Sizes(NamedTuple):
     blends: int = 40
 
 
+USUAL = Sizes()
 FULL = Sizes(lead_draws=40_000, galaxies=200, compared=50, lengths=Lengths(200, 400, 8), blends=100)
 
 
@@ -164,7 +165,7 @@ def save(out: Path, name: str, figure: Figure) -> None:
 
 
 def main(
-    out: Path, data: Path | None = None, parts: tuple[str, ...] = PARTS, sizes: Sizes = Sizes()
+    out: Path, data: Path | None = None, parts: tuple[str, ...] = PARTS, sizes: Sizes = USUAL
 ) -> None:
     """Sample galaxies alone, blended and real, and write tables and figures."""
     out.mkdir(parents=True, exist_ok=True)
