@@ -85,7 +85,8 @@ def interval(share: float, count: int, level: float = 0.9) -> tuple[float, float
 def allowed(level: float, count: int, probability: float = 0.9) -> tuple[float, float]:
     """Return shares between which an exact sampler's coverage falls with that probability."""
     tail = (1 - probability) / 2
-    return tuple(float(binom.ppf(q, count, level)) / count for q in (tail, 1 - tail))
+    low, high = binom.ppf([tail, 1 - tail], count, level) / count
+    return float(low), float(high)
 
 
 HEAD = (

@@ -116,7 +116,8 @@ def real_pair(
     )
     light = jnp.einsum("kb,khw->bhw", amplitude, wings)
     numpyro.deterministic("wings", light)
-    look(numpyro.deterministic("seen", seen + light), sky.noise, y)
+    numpyro.deterministic("seen", seen + light)
+    look(seen + light, sky.noise, y)
 
 
 class Fitted(NamedTuple):
@@ -146,7 +147,7 @@ def fit(
     sites += [f"amplitude{k}" for k in range(len(FITTED))]
     arguments = (prior, cutout.sky, cutout.wings, cutout.wing_sd)
     found = independent_draws(
-        kernel(model, block_size=NUM_DRAWS), NUM_DRAWS, arguments, cutout.y, [cutout.y], key,
+        kernel(model, block_size=NUM_DRAWS), NUM_DRAWS, arguments, cutout.y, cutout.y[None], key,
         report, [*sites, "seen", "wings"],
     )  # fmt: skip
     values = {site: draws[0] for site, draws in found.values.items()}

@@ -30,7 +30,7 @@ class Draws(NamedTuple):
 
 
 def independent_draws(
-    kernel: Any, num_draws: int, arguments: tuple, pilot: Array, observations: Sequence[Array],
+    kernel: Any, num_draws: int, arguments: tuple, pilot: Array, observations: Array,
     key: Array, report: Report, sites: Sequence[str],
 ) -> Draws:  # fmt: skip
     """Draw from each posterior, with a warm-up on one observation apart.
@@ -47,7 +47,7 @@ def independent_draws(
     pilot
         The observation that the warm-up sees.
     observations
-        What to draw the posteriors of.
+        What to draw the posteriors of, along the first axis.
     key
         PRNG key.
     report
@@ -79,7 +79,7 @@ def independent_draws(
     return Draws(values, evaluations, seconds)
 
 
-def counted(observations: Sequence[Array], report: Report) -> Iterator[Array]:
+def counted(observations: Array, report: Report) -> Iterator[Array]:
     """Give the observations one after another, and say how many are done."""
     start = time.perf_counter()
     for index, y in enumerate(observations):

@@ -16,7 +16,7 @@ def one_galaxy(
     prior: sp.ScoreModel, rows: Array, columns: Array, noise: Array, y: Array | None = None
 ) -> None:
     """State that `y`, shape ``(1, height, width)``, is a blurred galaxy with noise."""
-    x = numpyro.sample("x", sp.ScorePrior(prior, transform=to_flux()))
+    x = jnp.asarray(numpyro.sample("x", sp.ScorePrior(prior, transform=to_flux())))
     numpyro.deterministic("flux", flux(x))
     numpyro.deterministic("size", size(x))
     numpyro.sample("y", dist.Normal(see(x, rows, columns), noise).to_event(3), obs=y)
@@ -70,15 +70,17 @@ def sources(prior: sp.ScoreModel, sky: Sky, corners: Corners) -> Array:
     _, height, width = sky.noise.shape
     seen = jnp.zeros(sky.noise.shape)
     for k, (row, column) in enumerate(corners):
-        x = numpyro.sample(f"x{k}", sp.ScorePrior(prior, transform=to_flux()))
-        place = numpyro.sample(f"place{k}", dist.Normal(sky.places[k], sky.place_sd).to_event(1))
+        x = jnp.asarray(numpyro.sample(f"x{k}", sp.ScorePrior(prior, transform=to_flux())))
+        near = dist.Normal(sky.places[k], sky.place_sd).to_event(1)
+        place = jnp.asarray(numpyro.sample(f"place{k}", near))
         law = dist.LogNormal(jnp.log(sky.amplitude[k]), sky.amplitude_sd).to_event(1)
-        amplitude = numpyro.sample(f"amplitude{k}", law)
+        amplitude = jnp.asarray(numpyro.sample(f"amplitude{k}", law))
         box = x.shape[-1]
         rows = smear(sky.psf.rows, place[0] - CENTRE - row, row, height, box)
         columns = smear(sky.psf.columns, place[1] - CENTRE - column, column, width, box)
         numpyro.deterministic(f"flux{k}", amplitude * flux(x))
-        image = numpyro.deterministic(f"image{k}", see(x, rows, columns))
+        image = see(x, rows, columns)
+        numpyro.deterministic(f"image{k}", image)
         seen = seen + amplitude[:, None, None] * image
     return seen
 

@@ -40,7 +40,7 @@ zero.defvjp(_forward, _backward)
 class ZeroDensity(dist.Distribution):
     """A distribution of log density zero whose gradient is a score."""
 
-    support = constraints.real_vector
+    support = constraints.real_vector  # type: ignore[assignment]
     pytree_aux_fields = ("score",)
 
     def __init__(self, score: Score) -> None:
@@ -80,7 +80,7 @@ def one_galaxy(
     rows: Array, columns: Array, noise: Array, y: Array, *, score: Score, shape: tuple[int, ...]
 ) -> None:
     """State the model of one galaxy as practised: in pixels, with the package's gradient."""
-    x = numpyro.sample("x", zero_density(score, shape))
+    x = jnp.asarray(numpyro.sample("x", zero_density(score, shape)))
     numpyro.deterministic("flux", flux(x))
     numpyro.deterministic("size", size(x))
     numpyro.sample("y", dist.Normal(see(x, rows, columns), noise).to_event(3), obs=y)

@@ -135,7 +135,7 @@ def blended(out: Path, sizes: Sizes, prior: sp.ScoreModel) -> None:
     """Write the table of the simulated blends."""
     key_truth, key_draws = jax.random.split(jax.random.key(2))
     truth = blend.simulate(prior, key_truth, sizes.blends + 1)
-    pilot, truth = truth.y[0], blend.Truth(*(v[1:] for v in truth))
+    pilot, truth = truth.y[0], blend.Truth(truth.place[1:], truth.flux[1:], truth.y[1:])
     draws = blend.sample(prior, key_draws, pilot, truth.y, reporter("blends"))
     write(out, "blend", blend.table(draws, truth))
 

@@ -5,6 +5,7 @@ Gaussian and a few for a measured one. Convolution and shift by part of a pixel 
 matrices, which cost less than a Fourier transform in two dimensions.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -40,7 +41,7 @@ class Psf(NamedTuple):
     columns: Array
 
 
-def gaussian_psf(sds: ArrayLike, width: int = 25) -> Psf:
+def gaussian_psf(sds: Sequence[float], width: int = 25) -> Psf:
     """Return Gaussians of standard deviations `sds` in pixels, one a band, each with sum one."""
     pixels = jnp.arange(width) - width // 2
     profile = jnp.exp(-0.5 * (pixels / jnp.asarray(sds, float)[:, None]) ** 2)
@@ -102,9 +103,9 @@ def see(x: Array, rows: Array, columns: Array) -> Array:
     return jnp.sum(rows @ x @ jnp.swapaxes(columns, -1, -2), 1)
 
 
-def flux(x: Array) -> Array:
+def flux(x: ArrayLike) -> Array:
     """Return the sum over the box, shape ``(...)`` from ``(..., size, size)``."""
-    return jnp.sum(x, (-1, -2))
+    return jnp.sum(jnp.asarray(x), (-1, -2))
 
 
 def size(x: Array) -> Array:
@@ -132,7 +133,7 @@ def draw_galaxy(prior: sp.ScoreModel, key: Array) -> Array:
     key_start, key_steps = jax.random.split(key)
     start = noise(times[0])[1] * jax.random.normal(key_start, prior.event_shape)
     u = ancestral(key_steps, start, times, prior.denoise, noise) / noise(level)[0]
-    return to_flux()(u)
+    return jnp.asarray(to_flux()(u))
 
 
 class Scene(NamedTuple):
