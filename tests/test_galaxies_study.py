@@ -202,6 +202,10 @@ def test_chains_of_the_published_prior_and_of_ours_run():
             for make in methods.LOCAL.values()
         ],
     ]
+    guided = methods.independent(problem, key, print, make=methods.guided)
+    assert guided.x.shape == chains[0].x.shape and guided.r_hat is None
+    # Nothing of the first galaxy's draws is left in the second's.
+    assert not np.any(np.isin(guided.x[0], guided.x[1]))
     for drawn in chains:
         assert drawn.x.shape == (2, methods.NUM_DRAWS, BOX, BOX)
         assert np.all(np.isfinite(drawn.x)) and drawn.r_hat is not None
