@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 
 import scoreppl as sp
 from case_studies.galaxies import blend, coverage, cutout, methods, network, one_dimension, run
-from case_studies.galaxies.draws import independent_draws
+from case_studies.galaxies.draws import Draws, independent_draws
 from case_studies.galaxies.model import one_galaxy
 from case_studies.galaxies.published import ZeroDensity
 from case_studies.galaxies.scenes import (
@@ -167,6 +167,23 @@ def test_simulated_blends_show_what_the_model_says():
     assert truth.flux.shape == (2, 2, 3) and truth.place.shape == (2, 2, 2)
     # 2 scenes, 2 sources and 2 axes: within five standard deviations of the catalogue.
     assert np.all(np.abs(truth.place - np.asarray(blend.PLACES)) < 5 * blend.PLACE_SD)
+
+
+def test_the_table_of_blends_puts_swapped_draws_right():
+    rng, shape = np.random.default_rng(0), (30, methods.NUM_DRAWS + 1)
+    place = np.asarray(blend.PLACES) + 0.7 * rng.normal(size=(*shape, 2, 2))
+    flux = np.array([[5.0], [20.0]]) + rng.normal(size=(*shape, 2, 3))
+    truth = blend.Truth(place[:, 0], flux[:, 0], jnp.zeros(()))
+    place, flux = place[:, 1:].copy(), flux[:, 1:].copy()
+    place[:, :5], flux[:, :5] = place[:, :5, ::-1], flux[:, :5, ::-1]
+    values = {f"place{k}": place[:, :, k] for k in range(2)}
+    values |= {f"flux{k}": flux[:, :, k] for k in range(2)}
+    found = blend.table(Draws(values, 256.0, 1.0), truth)
+    assert f"{30 * 5} of {30 * methods.NUM_DRAWS} draws" in found
+    for line in found.splitlines():
+        if "flux" in line:
+            # Thirty scenes: the bias has a standard deviation of 0.19.
+            assert abs(float(line.split("|")[4].split("±")[0])) < 1.0
 
 
 @pytest.mark.slow
