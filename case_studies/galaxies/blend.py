@@ -1,6 +1,6 @@
 """Two galaxies that overlap, in three bands: their fluxes, band by band, against the truth."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import permutations
 from typing import NamedTuple
@@ -89,9 +89,19 @@ def simulate(prior: sp.ScoreModel, key: Array, count: int) -> Truth:
     return Truth(np.asarray(place), np.asarray(amplitude * flux(x)[..., None]), y)
 
 
+def annealed(model: Callable[..., None]) -> sp.AnnealedScoreMCMC:
+    """Return the default kernel with more moves of the ordinary latents.
+
+    Brightness may be an amplitude's or an image's, and galaxies share light: in a trial on the real
+    pair, of 64 levels, squared residuals were 1.2 to 1.5 of the noise's variance with the default
+    four moves a level, and 1.0 to 1.1 with sixteen.
+    """
+    return sp.AnnealedScoreMCMC(model, num_weight_steps=16, block_size=NUM_DRAWS)
+
+
 def sample(prior: sp.ScoreModel, key: Array, pilot: Array, y: Array, report: Report) -> Draws:
     """Draw from the posteriors of simulated blends."""
-    kernel = sp.AnnealedScoreMCMC(partial(blend, corners=corners(PLACES)), block_size=NUM_DRAWS)
+    kernel = annealed(partial(blend, corners=corners(PLACES)))
     sites = [f"{name}{k}" for k in range(len(PLACES)) for name in ("place", "flux")]
     arguments = (prior, simulated_sky())
     return independent_draws(kernel, NUM_DRAWS, arguments, pilot, y, key, report, sites)

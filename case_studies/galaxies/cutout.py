@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 import scoreppl as sp
-from case_studies.galaxies.blend import corners
+from case_studies.galaxies.blend import annealed, corners
 from case_studies.galaxies.draws import Report, independent_draws
 from case_studies.galaxies.methods import NUM_DRAWS
 from case_studies.galaxies.model import Corners, Sky, look, sources
@@ -140,7 +140,7 @@ class Fitted(NamedTuple):
 
 def fit(
     prior: sp.ScoreModel, cutout: Cutout, key: Array, report: Report,
-    kernel: Callable = sp.AnnealedScoreMCMC,
+    kernel: Callable = annealed,
 ) -> Fitted:  # fmt: skip
     """Draw from the posterior of the real pair."""
     places = np.asarray(cutout.sky.places)
@@ -149,7 +149,7 @@ def fit(
     sites += [f"amplitude{k}" for k in range(len(FITTED))]
     arguments = (prior, cutout.sky, cutout.wings, cutout.wing_sd)
     found = independent_draws(
-        kernel(model, block_size=NUM_DRAWS), NUM_DRAWS, arguments, cutout.y, cutout.y[None], key,
+        kernel(model), NUM_DRAWS, arguments, cutout.y, cutout.y[None], key,
         report, [*sites, "seen", "wings"],
     )  # fmt: skip
     values = {site: draws[0] for site, draws in found.values.items()}
