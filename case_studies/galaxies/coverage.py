@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import beta, binom
+from scipy.stats import binom
 
 from case_studies.galaxies.methods import NUM_DRAWS, Drawn
 from case_studies.galaxies.scenes import flux, psnr, size
@@ -72,14 +72,6 @@ def judge(draws: np.ndarray, truth: np.ndarray) -> Coverage:
         float(error.std(ddof=1) / np.sqrt(len(error))),
         float(np.sqrt(np.mean((error / draws.std(-1, ddof=1)) ** 2))),
     )
-
-
-def interval(share: float, count: int, level: float = 0.9) -> tuple[float, float]:
-    """Return Clopper and Pearson's confidence interval of a share."""
-    hits, tail = round(share * count), (1 - level) / 2
-    low = beta.ppf(tail, hits, count - hits + 1) if hits else 0.0
-    high = beta.ppf(1 - tail, hits + 1, count - hits) if hits < count else 1.0
-    return float(low), float(high)
 
 
 def allowed(level: float, count: int, probability: float = 0.9) -> tuple[float, float]:
