@@ -1,0 +1,23 @@
+"""Entry point of ``python -m case_studies.galaxies``."""
+
+import argparse
+from pathlib import Path
+
+from case_studies.galaxies.run import FULL, PARTS, USUAL, main
+
+parser = argparse.ArgumentParser(description=main.__doc__)
+parser.add_argument("--data", type=Path, help="hsc_cosmos_35.npz of pmelchior/scarlet")
+parser.add_argument("--full", action="store_true", help="more galaxies and longer chains")
+parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+parser.add_argument("--galaxies", type=int, help="at each noise, for the default kernel")
+parser.add_argument("--compared", type=int, help="galaxies for every other sampler")
+parser.add_argument("--blends", type=int, help="scenes of two galaxies")
+parser.add_argument("--out", type=Path, default=Path("galaxies_results"))
+given = parser.parse_args()
+asked = {
+    name: getattr(given, name)
+    for name in ("galaxies", "compared", "blends")
+    if getattr(given, name) is not None
+}
+sizes = (FULL if given.full else USUAL)._replace(**asked)
+main(given.out, given.data, tuple(given.parts), sizes)

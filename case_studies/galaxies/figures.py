@@ -1,0 +1,85 @@
+"""What the network draws, what the samplers' ranks look like, and the real pair."""
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from case_studies.galaxies.coverage import NUM_BINS, ranks
+from case_studies.galaxies.cutout import FITTED, Cutout, Fitted, residuals
+from case_studies.galaxies.methods import NUM_DRAWS, Drawn
+from case_studies.galaxies.scenes import flux
+
+# Brightness below this is shown linearly, and above it logarithmically.
+SOFT = 0.05
+
+
+def stretch(image: np.ndarray, unit: float = SOFT) -> np.ndarray:
+    """Return brightness as astronomers show it, arcsinh(image / unit)."""
+    return np.arcsinh(np.asarray(image) / unit)
+
+
+def draw_galaxies(x: np.ndarray) -> Figure:
+    """Show galaxies of the network, with their fluxes."""
+    columns = 8
+    figure = Figure(figsize=(12, 1.7 * -(-len(x) // columns)), layout="constrained")
+    for axes, image in zip(figure.subplots(-(-len(x) // columns), columns).flat, x, strict=True):
+        _show(axes, stretch(image), f"flux {float(flux(jnp.asarray(image))):.1f}", -0.5, 3.7)
+    return figure
+
+
+def draw_ranks(found: dict[str, Drawn], truth: np.ndarray, noise: float) -> Figure:
+    """Draw histograms of the true fluxes' ranks among each sampler's draws."""
+    figure = Figure(figsize=(2.6 * len(found), 2.6), layout="constrained")
+    all_axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    true_flux = np.asarray(flux(jnp.asarray(truth)))
+    for axes, (name, drawn) in zip(all_axes, found.items(), strict=True):
+        rank = ranks(np.asarray(flux(jnp.asarray(drawn.x))), true_flux)
+        axes.hist(rank, bins=np.linspace(-0.5, NUM_DRAWS + 0.5, NUM_BINS + 1), color="C0")
+        axes.axhline(len(rank) / NUM_BINS, color="black", lw=0.8)
+        axes.set_title(name.replace("`", ""), fontsize=8)
+        axes.set_xlabel("rank of the true flux")
+    all_axes[0].set_ylabel(f"galaxies, noise {noise:g}")
+    return figure
+
+
+def draw_cutout(cutout: Cutout, fitted: Fitted, band: str = "i", num_shown: int = 4) -> Figure:
+    """Draw data, fit and residuals of one band, and the two galaxies before the telescope."""
+    b = cutout.bands.index(band)
+    noise = np.asarray(cutout.sky.noise)[b]
+    data = np.where(np.isfinite(noise), np.asarray(cutout.y)[b], np.nan)
+    soft = float(np.nanmedian(np.where(np.isfinite(noise), noise, np.nan)))
+    figure = Figure(figsize=(2.1 * (2 + num_shown), 6.6), layout="constrained")
+    axes = figure.subplots(3, 2 + num_shown)
+    seen = fitted.values["seen"].mean(0)[b]
+    parts = [
+        fitted.values[f"amplitude{k}"][:, b, None, None] * fitted.values[f"image{k}"][:, b]
+        for k in range(len(FITTED))
+    ]
+    top = [(data, f"data, {band}"), (seen, "posterior mean")]
+    top += [(part.mean(0), f"source {FITTED[k]}") for k, part in enumerate(parts)]
+    top += [(fitted.values["wings"].mean(0)[b], "sky and wings")]
+    for place, (image, title) in zip(axes[0], top, strict=False):
+        _show(place, stretch(image, soft), title, -1.5, 4.0)
+    shown = axes[0, len(top)].imshow(
+        residuals(cutout, fitted)[b], origin="lower", cmap="RdBu_r", vmin=-4, vmax=4
+    )
+    axes[0, len(top)].set_title("residual, in noise", fontsize=8)
+    axes[0, len(top)].axis("off")
+    figure.colorbar(shown, ax=axes[0, len(top)], shrink=0.7)
+    for k, row in enumerate(axes[1:]):
+        x = fitted.values[f"x{k}"]
+        _show(row[0], stretch(x.mean(0)), f"source {FITTED[k]}, mean", -0.5, 3.7)
+        spread = row[1].imshow(x.std(0, ddof=1), origin="lower", cmap="magma", vmin=0)
+        row[1].set_title("standard deviation", fontsize=8)
+        row[1].axis("off")
+        figure.colorbar(spread, ax=row[1], shrink=0.7)
+        for index in range(num_shown):
+            _show(row[2 + index], stretch(x[index]), f"draw {index + 1}", -0.5, 3.7)
+    return figure
+
+
+def _show(axes: Axes, image: np.ndarray, title: str, low: float, high: float) -> None:
+    axes.imshow(image, origin="lower", vmin=low, vmax=high)
+    axes.set_title(title, fontsize=8)
+    axes.axis("off")
