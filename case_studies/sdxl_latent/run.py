@@ -4,8 +4,8 @@
 
     python -m case_studies.sdxl_latent [--model FOLDER] [--prompt TEXT] [--size 64] [--out DIR]
 
-Writes tables of both, figures of reward against distance from the prior, and pictures; about ten
-minutes on two cores with the network of this folder.
+Writes tables of both, figures of reward against distance from the prior, and pictures; a quarter
+of an hour on two cores with the network of this folder.
 """
 
 import time
@@ -167,7 +167,7 @@ def write(out: Path, **content: str) -> None:
 
 
 def main(out: Path, options: Options, parts: str = "both") -> None:
-    """Run everything and write it; about ten minutes on two cores."""
+    """Run everything and write it; a quarter of an hour on two cores."""
     out.mkdir(parents=True, exist_ok=True)
     if parts != "network":
         run_surrogate(out)
