@@ -89,11 +89,6 @@ def from_callable(
             )
         return _prediction(output, output_transform)
 
-    if not isinstance(noise, Schedule):
-        raise ValueError(
-            f"`noise` of type {type(noise).__name__} is no schedule; pass that of the network's "
-            "training, such as sp.noise.DiscreteVP.linear()."
-        )
     network = ScoreNetwork(
         apply, params, noise=noise, prediction=prediction, event_shape=event_shape,
         condition=condition, batched=batched, sigma_data=sigma_data,

@@ -81,6 +81,11 @@ class ScoreNetwork:
         if self.prediction not in PREDICTIONS:
             known = ", ".join(repr(name) for name in PREDICTIONS)
             raise ValueError(f"`prediction={self.prediction!r}` is not known; use one of {known}.")
+        if not isinstance(self.noise, Schedule):
+            raise ValueError(
+                f"`noise` of type {type(self.noise).__name__} is no schedule; pass that of the "
+                "network's training, such as sp.noise.DiscreteVP.linear()."
+            )
         object.__setattr__(self, "event_shape", check_shape("event_shape", self.event_shape))
         if self.min_time is None:
             object.__setattr__(self, "min_time", self.noise.time(8.0))
