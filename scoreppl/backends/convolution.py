@@ -66,14 +66,16 @@ class Shape(NamedTuple):
     groups: int
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _convolve(shape: Shape, x: Array, weight: Array) -> Array:
+def _plain(shape: Shape, x: Array, weight: Array) -> Array:
     """Convolve with channels last, kernels of shape ``(rows, columns, in, out)``."""
     return jax.lax.conv_general_dilated(
         x, weight, shape.stride, [(size, size) for size in shape.padding],
         rhs_dilation=shape.dilation, dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=shape.groups,
     )  # fmt: skip
+
+
+_convolve = jax.custom_jvp(_plain, nondiff_argnums=(0,))
 
 
 @_convolve.defjvp
@@ -88,22 +90,23 @@ def _derivative(
     (x, weight), (dx, dweight) = primals, tangents
     if shape.groups == 1:
         by_image = jax.lax.platform_dependent(
-            dx, weight, cpu=partial(_by_products, shape), default=partial(_convolve.fun, shape)
+            dx, weight, cpu=partial(_by_products, shape), default=partial(_plain, shape)
         )
     else:
-        by_image = _convolve.fun(shape, dx, weight)
-    return _convolve(shape, x, weight), by_image + _convolve.fun(shape, x, dweight)
+        by_image = _plain(shape, dx, weight)
+    return _convolve(shape, x, weight), by_image + _plain(shape, x, dweight)
 
 
 def _by_products(shape: Shape, x: Array, weight: Array) -> Array:
     """Convolve as a sum of matrix products, one for each entry of the kernel."""
     margins = [(0, 0), *((size, size) for size in shape.padding), (0, 0)]
     padded = jnp.pad(x, margins)
-    reach = [step * (size - 1) for step, size in zip(shape.dilation, weight.shape, strict=False)]
+    rows, columns = weight.shape[:2]
+    reach = shape.dilation[0] * (rows - 1), shape.dilation[1] * (columns - 1)
     height, width = padded.shape[1] - reach[0], padded.shape[2] - reach[1]
     total = jnp.zeros(())
-    for row in range(weight.shape[0]):
-        for column in range(weight.shape[1]):
+    for row in range(rows):
+        for column in range(columns):
             top, left = row * shape.dilation[0], column * shape.dilation[1]
             seen = padded[
                 :, top : top + height : shape.stride[0], left : left + width : shape.stride[1]

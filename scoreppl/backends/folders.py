@@ -16,8 +16,7 @@ _WEIGHTS = ("diffusion_pytorch_model", "model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # What is fetched of a model on a hub: its parts, never a pickle, nor single files of everything.
 _FETCHED = (
-    "*.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors",
-    "diffusion_pytorch_model*.safetensors",
+    "*.json", "*/*.txt", "*/*.model", "*/*.safetensors", "diffusion_pytorch_model*.safetensors",
 )  # fmt: skip
 
 
@@ -43,9 +42,10 @@ def folder_of(folder_or_id: str | os.PathLike[str], needed_by: str, variant: str
         )
     except Exception as error:
         # The hub's client raises a dozen classes, of several packages.
+        message = str(error).strip().partition("\n")[0][:160]
         raise ValueError(
             f"`{name}` is no local folder, and could not be fetched from the hub "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0][:160]}). Download it in "
+            f"({type(error).__name__}: {message}). Download it in "
             "the diffusers layout and give its folder."
         ) from error
 
@@ -128,7 +128,7 @@ def read_tensors(
 
 def usual_variant(folder: Path, variant: str) -> str:
     """Return a variant if a folder has it, and none where it comes in one form alone."""
-    return variant if any(folder.glob(f"*.{variant}*.*")) else ""
+    return variant if variant and any(folder.glob(f"*.{variant}*.*")) else ""
 
 
 def check_safetensors(folder: Path, variant: str = "") -> str | None:
@@ -144,7 +144,7 @@ def check_safetensors(folder: Path, variant: str = "") -> str | None:
     ValueError
         If there are none, or one is damaged.
     """
-    used = usual_variant(folder, variant) if variant else ""
+    used = usual_variant(folder, variant)
     for path in _files(folder, used):
         try:
             with safe_open(path, framework="numpy") as file:

@@ -152,7 +152,7 @@ def read_autoencoder(
     """
     diffusers = load("diffusers", extra="sdxl", needed_by=_NEEDED_BY)
     interop = load("torchax.interop", extra="sdxl", needed_by=_NEEDED_BY)
-    folder = folder_of(folder_or_id, _NEEDED_BY)
+    folder = folder_of(folder_or_id, _NEEDED_BY, variant)
     config = read_config(folder, "config.json")
     kind = config.get("_class_name")
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
@@ -164,8 +164,9 @@ def read_autoencoder(
     module = on_meta(lambda: getattr(diffusers, kind).from_config(config), _NEEDED_BY)
     if tiled:
         module.enable_tiling()
-    used = usual_variant(folder, variant) if variant else ""
-    params = read_tensors(folder, shapes_of(module), dtype=jnp.float32, variant=used)
+    params = read_tensors(
+        folder, shapes_of(module), dtype=jnp.float32, variant=usual_variant(folder, variant)
+    )
     decode = jax_call(module, _NEEDED_BY, "decode")
     encode = jax_call(module, _NEEDED_BY, "encode")
 

@@ -46,16 +46,6 @@ class Image(constraints.Constraint):
         """Take apart for JAX."""
         return (self.transform,), (("transform",), {"_event_dim": self._event_dim})
 
-    def __eq__(self, other: object) -> Any:
-        """Whether both are images by equal transforms."""
-        return (
-            isinstance(other, Image)
-            and self._event_dim == other._event_dim
-            and self.transform == other.transform
-        )
-
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
 
 @biject_to.register(Image)
 def _transform_of(image: Image) -> Transform:
@@ -92,12 +82,6 @@ class Unmeasured(Transform):
     def tree_flatten(self) -> tuple[tuple, tuple]:
         """Take apart for JAX."""
         return (self.transform,), (("transform",), {})
-
-    def __eq__(self, other: object) -> Any:
-        """Whether both wrap equal transforms."""
-        return isinstance(other, Unmeasured) and self.transform == other.transform
-
-    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 def check_transform(transform: Any, event_shape: tuple[int, ...]) -> None:

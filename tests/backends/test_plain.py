@@ -59,6 +59,9 @@ def test_a_network_that_does_not_denoise_is_refused():
         wrap(lambda shift, x, t: 30.0 * jnp.sin(20.0 * x) + shift, check_data=DATA)
     with pytest.raises(ValueError, match="by any prediction type"):
         wrap(params=jnp.nan, check_data=DATA)
+    for scale in (0.5, 2.0):
+        with pytest.raises(ValueError, match="the data's scale|the scale of the data"):
+            wrap(check_data=scale * DATA)
     energy = lambda shift, x, t: MIXTURE.log_prob(x, t)  # noqa: E731
     wrap(energy, "energy", check_data=DATA)
     with pytest.raises(ValueError, match="by any prediction type"):

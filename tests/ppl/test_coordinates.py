@@ -144,12 +144,18 @@ def test_plates_predictive_and_starting_values():
     assert np.isfinite(unconstrain_fn(flat, (), {}, {"x": CURVED(z)})["x"]).all()
 
 
+class NoInverse(ExpTransform):
+    def _inverse(self, y):
+        raise NotImplementedError
+
+
 @pytest.mark.parametrize(
     "transform, message",
     [
         (jnp.exp, "is no transform of"),
         (PowerTransform(2.0), "is not inverted by its own `inv`"),
         (AbsTransform(), "is not inverted by its own `inv`"),
+        (NoInverse(), "is not inverted by its own `inv`"),
         (ExpTransform().inv, "is not inverted by its own `inv`"),
         (StickBreakingTransform(), "must keep their shape"),
     ],
