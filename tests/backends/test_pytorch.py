@@ -187,7 +187,7 @@ def test_refusals(net):
     "options",
     [
         {"stride": 2, "padding": 1},
-        {"padding": (2, 1), "dilation": (2, 1), "bias": False},
+        {"padding": (2, 3), "dilation": (2, 3), "bias": False},
         {"groups": 2, "padding": "same"},
         {"padding": 1, "back": 2},
     ],
