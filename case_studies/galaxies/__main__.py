@@ -7,7 +7,7 @@ from case_studies.galaxies.run import FULL, PARTS, USUAL, main
 
 parser = argparse.ArgumentParser(description=main.__doc__)
 parser.add_argument("--data", type=Path, help="hsc_cosmos_35.npz of pmelchior/scarlet")
-parser.add_argument("--full", action="store_true", help="more galaxies and longer chains")
+parser.add_argument("--full", action="store_true", help="more galaxies")
 parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
 parser.add_argument("--galaxies", type=int, help="at each noise, for the default kernel")
 parser.add_argument("--compared", type=int, help="galaxies for every other sampler")

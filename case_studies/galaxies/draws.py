@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import Array
-from numpyro.infer import MCMC
+from numpyro.util import is_prng_key
 
 Report = Callable[[str], None]
 
@@ -55,28 +56,58 @@ def independent_draws(
     sites
         Which to keep.
     """
-    mcmc = MCMC(
-        kernel, num_warmup=num_draws, num_samples=num_draws, progress_bar=False,
-        jit_model_args=True,
-    )  # fmt: skip
-    fields = ("num_score_evaluations",)
-
-    def run(y: Array) -> dict[str, np.ndarray]:
-        mcmc.run(key, *arguments, y, extra_fields=fields)
-        # A resumed chain goes on with keys of its own.
-        mcmc.post_warmup_state = mcmc.last_state
-        found = mcmc.get_samples()
-        return {site: np.asarray(found[site]) for site in sites}
-
-    run(pilot)
-    # Without the warm-up it is another program, which is compiled here.
-    run(pilot)
-    start = time.perf_counter()
-    found = [run(y) for y in counted(observations, report)]
+    collect = collector(kernel, num_draws, sites, "num_score_evaluations")
+    state = kernel.init(key, num_draws, None, (*arguments, pilot), {})
+    state, (_, cost) = collect(state, (*arguments, pilot))
+    start, found = time.perf_counter(), []
+    for y in counted(observations, report):
+        # A chain goes on with keys of its own.
+        state, (values, cost) = collect(state, (*arguments, y))
+        found.append(jax.tree.map(np.asarray, values))
     seconds = (time.perf_counter() - start) / max(len(found), 1)
-    evaluations = float(np.mean(mcmc.get_extra_fields()["num_score_evaluations"]))
     values = {site: np.stack([draws[site] for draws in found]) for site in sites}
-    return Draws(values, evaluations, seconds)
+    return Draws(values, float(np.mean(cost)), seconds)
+
+
+Collect = Callable[[Any, tuple], tuple[Any, tuple[dict[str, Array], Array]]]
+
+
+def collector(kernel: Any, num_draws: int, sites: Sequence[str], cost: str) -> Collect:
+    """Return a compiled function that draws from the posterior given a model's arguments.
+
+    `MCMC.run` without a progress bar compiles for every observation anew, which takes longer than
+    the draws.
+
+    Parameters
+    ----------
+    kernel
+        A kernel of NumPyro.
+    num_draws
+        How often it moves.
+    sites
+        Whose constrained values are wanted.
+    cost
+        Name of the state's field that counts what a draw costs.
+
+    Returns
+    -------
+    callable
+        ``collect(state, arguments)`` returns the state afterwards and, with a leading axis of
+        draws, values by site and the cost.
+    """
+
+    @jax.jit
+    def collect(state: Any, arguments: tuple) -> tuple[Any, tuple[dict[str, Array], Array]]:
+        def step(state: Any, _: None) -> tuple[Any, tuple[dict[str, Array], Array]]:
+            state = kernel.sample(state, arguments, {})
+            constrain = kernel.postprocess_fn(arguments, {})
+            is_one = is_prng_key(state.rng_key)
+            values = (constrain if is_one else jax.vmap(constrain))(state.z)
+            return state, ({site: values[site] for site in sites}, getattr(state, cost))
+
+        return jax.lax.scan(step, state, None, length=num_draws)
+
+    return collect
 
 
 def counted(observations: Array, report: Report) -> Iterator[Array]:

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.infer import MCMC, NUTS, init_to_value
+from numpyro.infer import NUTS, init_to_value
 
 import scoreppl as sp
 from case_studies.galaxies import published
-from case_studies.galaxies.draws import Report, counted, independent_draws
+from case_studies.galaxies.draws import Report, collector, counted, independent_draws
 from case_studies.galaxies.model import one_galaxy
 from case_studies.galaxies.network import score_in_flux, to_flux
 from case_studies.galaxies.scenes import Scene, flux, single_matrices
@@ -150,30 +150,27 @@ def _chains(
     kernel: Any, key: Array, report: Report, observations: Array, arguments: tuple,
     starts: np.ndarray, lengths: Lengths, cost: str,
 ) -> Drawn:  # fmt: skip
-    mcmc = MCMC(
-        kernel, num_warmup=lengths.warmup, num_samples=lengths.samples, num_chains=NUM_CHAINS,
-        chain_method="vectorized", progress_bar=False, jit_model_args=True,
-    )  # fmt: skip
     every = np.linspace(0, NUM_CHAINS * lengths.samples - 1, NUM_DRAWS).round().astype(int)
+    warm_up = collector(kernel, lengths.warmup, (), cost)
+    collect = collector(kernel, lengths.samples, ("x",), cost)
     found, r_hats, costs, start = [], [], [], time.perf_counter()
     for index, y in enumerate(counted(observations, report)):
         if index == 1:  # the first one compiles
             start = time.perf_counter()
+        keys = jax.random.split(jax.random.fold_in(key, index), NUM_CHAINS)
         with warnings.catch_warnings():
             # ScoreNUTS warns of networks, and the table says what comes of it.
             warnings.filterwarnings("ignore", message=".*curl.*")
-            mcmc.run(
-                jax.random.fold_in(key, index), *arguments, y,
-                init_params={"x": jnp.asarray(starts[index])}, extra_fields=(cost,),
-            )  # fmt: skip
-        x = np.asarray(mcmc.get_samples(group_by_chain=True)["x"])
+            at = {"x": jnp.asarray(starts[index])}
+            state = kernel.init(keys, lengths.warmup, at, (*arguments, y), {})
+        state, (_, spent) = warm_up(state, (*arguments, y))
+        _, (values, cost_of_draws) = collect(state, (*arguments, y))
+        x = np.asarray(values["x"]).swapaxes(0, 1)
         found.append(x.reshape(-1, *x.shape[2:])[every])
         r_hats.append(float(np.asarray(az.rhat(np.asarray(flux(x), float)))))
-        costs.append(float(np.mean(mcmc.get_extra_fields()[cost])))
+        costs.append(int(np.sum(spent)) + int(np.sum(cost_of_draws)))
     seconds = (time.perf_counter() - start) / max(len(found) - 1, 1)
-    # As if a draw of the warm-up cost what later ones do.
-    draws = NUM_CHAINS * (lengths.warmup + lengths.samples)
-    return Drawn(np.stack(found), np.array(r_hats), float(np.mean(costs)) * draws, seconds)
+    return Drawn(np.stack(found), np.array(r_hats), float(np.mean(costs)), seconds)
 
 
 def annealed(model: Callable) -> sp.AnnealedScoreMCMC:

@@ -59,14 +59,14 @@ class Sizes(NamedTuple):
     lead_draws: int = 10_000
     noises: tuple[float, ...] = (0.1, 0.03, 0.3)
     compared_at: float = 0.1
-    galaxies: int = 100
-    compared: int = 16
+    galaxies: int = 40
+    compared: int = 8
     lengths: Lengths = Lengths()
-    blends: int = 40
+    blends: int = 12
 
 
 USUAL = Sizes()
-FULL = Sizes(lead_draws=40_000, galaxies=200, compared=50, lengths=Lengths(200, 400, 8), blends=100)
+FULL = Sizes(galaxies=100, compared=16, blends=40)
 
 
 def lead(out: Path, sizes: Sizes) -> None:
