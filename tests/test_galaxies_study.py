@@ -107,6 +107,19 @@ def test_ranks_are_uniform_for_draws_of_the_right_law_alone(sd, is_right):
     assert (chisquare(bins).pvalue > 1e-3) == is_right
 
 
+def test_lines_of_a_table_are_read_back():
+    rng = np.random.default_rng(2)
+    truth = rng.normal(size=(20, BOX, BOX))
+    x = rng.normal(size=(20, methods.NUM_DRAWS, BOX, BOX))
+    names = ("`AnnealedScoreMCMC`", "log density zero, NUTS")
+    lines = [coverage.row(0.3, name, methods.Drawn(x, None, 1.0, 1.0), truth) for name in names]
+    rows = coverage.rows_of("\n".join([coverage.HEAD, *lines, "", "Shares in per cent."]))
+    assert rows == {("0.3", name): line for name, line in zip(names, lines, strict=True)}
+    true_flux = np.asarray(flux(jnp.asarray(truth)))
+    wanted = coverage.judge(np.asarray(flux(jnp.asarray(x))), true_flux).bins
+    np.testing.assert_array_equal(coverage.bins_of(lines[0]), wanted)
+
+
 def test_bounds_of_shares():
     low, high = coverage.allowed(0.9, 100)
     assert low < 0.9 < high and high - low < 0.12

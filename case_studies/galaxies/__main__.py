@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from case_studies.galaxies.run import FULL, PARTS, USUAL, main
+from case_studies.galaxies.run import FULL, PARTS, SAMPLERS, USUAL, main
 
 parser = argparse.ArgumentParser(description=main.__doc__)
 parser.add_argument("--data", type=Path, help="hsc_cosmos_35.npz of pmelchior/scarlet")
@@ -12,6 +12,10 @@ parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
 parser.add_argument("--galaxies", type=int, help="at each noise, for the default kernel")
 parser.add_argument("--compared", type=int, help="galaxies for every other sampler")
 parser.add_argument("--blends", type=int, help="scenes of two galaxies")
+names = {name.replace("`", ""): name for name in SAMPLERS}
+parser.add_argument(
+    "--samplers", nargs="*", choices=names, default=list(names), help="of galaxies that stand alone"
+)
 parser.add_argument("--out", type=Path, default=Path("galaxies_results"))
 given = parser.parse_args()
 asked = {
@@ -20,4 +24,6 @@ asked = {
     if getattr(given, name) is not None
 }
 sizes = (FULL if given.full else USUAL)._replace(**asked)
-main(given.out, given.data, tuple(given.parts), sizes)
+main(
+    given.out, given.data, tuple(given.parts), sizes, tuple(names[name] for name in given.samplers)
+)

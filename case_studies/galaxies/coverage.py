@@ -105,3 +105,19 @@ def row(noise: float, name: str, drawn: Drawn, truth: np.ndarray) -> str:
         r_hat, f"{drawn.evaluations:,.0f}", f"{drawn.seconds:.1f}",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
+
+
+def rows_of(text: str) -> dict[tuple[str, str], str]:
+    """Return the lines of a table that `row` made, by noise and sampler, in their order."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    return {(cells[0], cells[1]): line for line in lines for cells in [cells_of(line)]}
+
+
+def cells_of(line: str) -> list[str]:
+    """Return the cells of a line of a table."""
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def bins_of(line: str) -> np.ndarray:
+    """Return the counts of the flux's ranks in a line that `row` made."""
+    return np.array([int(count) for count in cells_of(line)[7].split()])

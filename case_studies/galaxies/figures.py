@@ -5,9 +5,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from case_studies.galaxies.coverage import NUM_BINS, ranks
 from case_studies.galaxies.cutout import FITTED, Cutout, Fitted, residuals
-from case_studies.galaxies.methods import NUM_DRAWS, Drawn
+from case_studies.galaxies.methods import NUM_DRAWS
 from case_studies.galaxies.scenes import flux
 
 # Brightness below this is shown linearly, and above it logarithmically.
@@ -28,18 +27,17 @@ def draw_galaxies(x: np.ndarray) -> Figure:
     return figure
 
 
-def draw_ranks(found: dict[str, Drawn], truth: np.ndarray, noise: float) -> Figure:
+def draw_ranks(bins: dict[str, np.ndarray], noise: float) -> Figure:
     """Draw histograms of the true fluxes' ranks among each sampler's draws."""
-    figure = Figure(figsize=(2.6 * len(found), 2.6), layout="constrained")
-    all_axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    true_flux = np.asarray(flux(jnp.asarray(truth)))
-    for axes, (name, drawn) in zip(all_axes, found.items(), strict=True):
-        rank = ranks(np.asarray(flux(jnp.asarray(drawn.x))), true_flux)
-        axes.hist(rank, bins=np.linspace(-0.5, NUM_DRAWS + 0.5, NUM_BINS + 1), color="C0")
-        axes.axhline(len(rank) / NUM_BINS, color="black", lw=0.8)
-        axes.set_title(name.replace("`", ""), fontsize=8)
+    figure = Figure(figsize=(2.6 * len(bins), 2.6), layout="constrained")
+    all_axes = figure.subplots(1, len(bins), sharey=True, squeeze=False)[0]
+    for axes, (name, counts) in zip(all_axes, bins.items(), strict=True):
+        edges = np.linspace(0.0, NUM_DRAWS + 1.0, len(counts) + 1) - 0.5
+        axes.stairs(counts / counts.sum(), edges, fill=True, color="C0")
+        axes.axhline(1 / len(counts), color="black", lw=0.8)
+        axes.set_title(f"{name.replace('`', '')}\n{counts.sum()} galaxies", fontsize=8)
         axes.set_xlabel("rank of the true flux")
-    all_axes[0].set_ylabel(f"galaxies, noise {noise:g}")
+    all_axes[0].set_ylabel(f"share, noise {noise:g}")
     return figure
 
 

@@ -28,6 +28,8 @@ from case_studies.galaxies.scenes import Scene, flux, single_matrices
 # Ranks of a truth among nineteen draws make intervals of exactly 50 and 90 per cent.
 NUM_DRAWS = 19
 NUM_CHAINS = 2
+# scarlet2.infer.sample runs one chain, of this length.
+PRACTISED_WARMUP, PRACTISED_SAMPLES = 100, 200
 
 
 class Drawn(NamedTuple):
@@ -132,7 +134,7 @@ def practised(
     problem: Problem, key: Array, report: Report, starts: np.ndarray, *,
     score: Callable[[Array], Array] = score_in_flux, lengths: Lengths,
 ) -> Drawn:  # fmt: skip
-    """Run NUTS with log density zero for the prior, in pixels."""
+    """Run one chain of NUTS with log density zero for the prior, in pixels."""
     shape = problem.scene.x.shape[1:]
     model = partial(published.one_galaxy, score=score, shape=shape)
     kernel = NUTS(
@@ -140,24 +142,25 @@ def practised(
         init_strategy=init_to_value(values={"x": jnp.zeros(shape)}),
     )  # fmt: skip
     arguments = (*single_matrices(shape[-1]), jnp.asarray(problem.noise))
+    lengths = lengths._replace(warmup=PRACTISED_WARMUP, samples=PRACTISED_SAMPLES)
     return _chains(
-        kernel, key, report, problem.scene.y, arguments, starts[:, :NUM_CHAINS], lengths,
-        "num_steps",
-    )  # fmt: skip
+        kernel, key, report, problem.scene.y, arguments, starts[:, :1], lengths, "num_steps"
+    )
 
 
 def _chains(
     kernel: Any, key: Array, report: Report, observations: Array, arguments: tuple,
     starts: np.ndarray, lengths: Lengths, cost: str,
 ) -> Drawn:  # fmt: skip
-    every = np.linspace(0, NUM_CHAINS * lengths.samples - 1, NUM_DRAWS).round().astype(int)
+    num_chains = starts.shape[1]
+    every = np.linspace(0, num_chains * lengths.samples - 1, NUM_DRAWS).round().astype(int)
     warm_up = collector(kernel, lengths.warmup, (), cost)
     collect = collector(kernel, lengths.samples, ("x",), cost)
     found, r_hats, costs, start = [], [], [], time.perf_counter()
     for index, y in enumerate(counted(observations, report)):
         if index == 1:  # the first one compiles
             start = time.perf_counter()
-        keys = jax.random.split(jax.random.fold_in(key, index), NUM_CHAINS)
+        keys = jax.random.split(jax.random.fold_in(key, index), num_chains)
         with warnings.catch_warnings():
             # ScoreNUTS warns of networks, and the table says what comes of it.
             warnings.filterwarnings("ignore", message=".*curl.*")
@@ -167,7 +170,8 @@ def _chains(
         _, (values, cost_of_draws) = collect(state, (*arguments, y))
         x = np.asarray(values["x"]).swapaxes(0, 1)
         found.append(x.reshape(-1, *x.shape[2:])[every])
-        r_hats.append(float(np.asarray(az.rhat(np.asarray(flux(x), float)))))
+        # Of one chain: that of its halves.
+        r_hats.append(float(az.rhat(np.asarray(flux(x), float).reshape(NUM_CHAINS, -1))))
         costs.append(int(np.sum(spent)) + int(np.sum(cost_of_draws)))
     seconds = (time.perf_counter() - start) / max(len(found) - 1, 1)
     return Drawn(np.stack(found), np.array(r_hats), float(np.mean(costs)), seconds)

@@ -34,6 +34,7 @@ from case_studies.galaxies.methods import (
 from case_studies.galaxies.scenes import Scene, draw_galaxies, observe
 
 PARTS = ("lead", "single", "blend", "real")
+SAMPLERS = (*INDEPENDENT, *LOCAL, PRACTISED)
 NUM_SHOWN = 16
 
 
@@ -74,10 +75,13 @@ def lead(out: Path, sizes: Sizes) -> None:
     write(out, "one_dimension", one_dimension.table(jax.random.key(0), sizes.lead_draws))
 
 
-def single(out: Path, sizes: Sizes, prior: sp.ScoreModel) -> None:
-    """Compare the samplers on galaxies that stand alone; the table grows row by row."""
-    key = jax.random.key(1)
-    lines = [coverage.HEAD]
+def single(out: Path, sizes: Sizes, prior: sp.ScoreModel, samplers: tuple[str, ...]) -> None:
+    """Compare the samplers on galaxies that stand alone; the table grows row by row.
+
+    Lines of samplers that were not asked for stay as they are.
+    """
+    key, table = jax.random.key(1), out / "single.md"
+    rows = coverage.rows_of(table.read_text()) if table.exists() else {}
     for level, noise in enumerate(sizes.noises):
         key_x, key_noise, key_draws = jax.random.split(jax.random.fold_in(key, level), 3)
         x = draw_galaxies(prior, key_x, sizes.galaxies + 1)
@@ -85,18 +89,24 @@ def single(out: Path, sizes: Sizes, prior: sp.ScoreModel) -> None:
         problem = Problem(prior, Scene(x[1:], seen.y[1:]), seen.y[0], noise)
         if level == 0:
             save(out, "prior", figures.draw_galaxies(np.asarray(x[:NUM_SHOWN])))
-        truth = np.asarray(problem.scene.x)
-        found: dict[str, Drawn] = {}
+        starts = np.zeros(0)
         for name in names_at(noise, sizes):
-            count = sizes.galaxies if name == ANNEALED else sizes.compared
+            is_asked = name in samplers
+            if not is_asked and not (name == ANNEALED and set(samplers) & {*LOCAL, PRACTISED}):
+                continue
+            count = sizes.galaxies if name == ANNEALED and is_asked else sizes.compared
             part = problem._replace(scene=Scene(*(v[:count] for v in problem.scene)))
             report = reporter(f"noise {noise:g}, {name}")
-            starts = found[ANNEALED].x[:count] if found else np.zeros(0)
-            found[name] = draw(name, part, key_draws, report, starts, sizes.lengths)
-            lines.append(coverage.row(noise, name, found[name], truth[:count]))
-            write(out, "single", "\n".join([*lines, "", note(sizes)]))
-        short = {name: d._replace(x=d.x[: sizes.compared]) for name, d in found.items()}
-        save(out, f"ranks_{noise:g}", figures.draw_ranks(short, truth[: sizes.compared], noise))
+            found = draw(name, part, key_draws, report, starts, sizes.lengths)
+            if name == ANNEALED:
+                starts = found.x[: sizes.compared]
+            if is_asked:
+                truth = np.asarray(part.scene.x)
+                rows[f"{noise:g}", name] = coverage.row(noise, name, found, truth)
+                write(out, "single", "\n".join([coverage.HEAD, *rows.values(), "", note(sizes)]))
+        lines = {name: line for (at, name), line in rows.items() if at == f"{noise:g}"}
+        bins = {name: coverage.bins_of(line) for name, line in lines.items()}
+        save(out, f"ranks_{noise:g}", figures.draw_ranks(bins, noise))
 
 
 def names_at(noise: float, sizes: Sizes) -> list[str]:
@@ -165,15 +175,16 @@ def save(out: Path, name: str, figure: Figure) -> None:
 
 
 def main(
-    out: Path, data: Path | None = None, parts: tuple[str, ...] = PARTS, sizes: Sizes = USUAL
-) -> None:
+    out: Path, data: Path | None = None, parts: tuple[str, ...] = PARTS, sizes: Sizes = USUAL,
+    samplers: tuple[str, ...] = SAMPLERS,
+) -> None:  # fmt: skip
     """Sample galaxies alone, blended and real, and write tables and figures."""
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     if "lead" in parts:
         lead(out, sizes)
     if "single" in parts:
-        single(out, sizes, network.load())
+        single(out, sizes, network.load(), samplers)
     if "blend" in parts:
         blended(out, sizes, network.load())
     if "real" in parts and data is not None:

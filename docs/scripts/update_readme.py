@@ -26,7 +26,7 @@
     python -m case_studies.eight_schools --out docs/eight_schools
     python -m case_studies.sdxl_latent --out docs/sdxl_latent
     python -m case_studies.rare_event --out docs/rare_event
-    python -m case_studies.galaxies --parts lead --out docs/galaxies
+    python -m case_studies.galaxies --full --data FILE --out docs/galaxies
     python -m docs.scripts.update_readme
 """
 
@@ -109,7 +109,10 @@ PLACES = (
             "seven",
         )
     ),
-    ("case_studies/galaxies/README.md", "one_dimension", "docs/galaxies/one_dimension.md"),
+    *(
+        ("case_studies/galaxies/README.md", part, f"docs/galaxies/{part}.md")
+        for part in ("one_dimension", "single", "blend", "real")
+    ),
     *(
         ("case_studies/rare_event/README.md", part, f"docs/rare_event/{part}.md")
         for part in ("truths", "methods", "flow", "digits")
