@@ -5,12 +5,13 @@ judgement, and this is what they mean, measured over trained networks, noise lev
 (``case_studies/curl``, where the tables are):
 
 - Nats count decisions. A median of 0.02 nats changes about 1 in 100 acceptance decisions and one
-  of 0.2 nats about 9 in 100, for one-step moves and for trajectories alike. For small disagreements
-  D and normal log acceptances the share is E|D| times half the acceptance rate.
+  of 0.2 nats about 10 in 100, for one-step moves and for trajectories alike. For small
+  disagreements D and normal log acceptances the share is E|D| times half the acceptance rate.
 - Shares count rejections, which are what an acceptance adds to the moves. Where the median is 10 %
-  of the standard deviation of log alpha, the decisions changed are about 1 in 8 of the rejections,
+  of the standard deviation of log alpha, the decisions changed are about 1 in 7 of the rejections,
   and at 50 % they are most of them. Small steps meet this threshold: the curl of a move falls
-  with h and the deviation with h^(3/2), so that few decisions change, as few as are corrections.
+  with h and the deviation with h^(3/2), so that few decisions change, but as few are corrections.
+  Where log acceptances have heavy tails the share looks small, and the nats decide.
 """
 
 import numpy as np
