@@ -9,7 +9,8 @@ import pytest
 from numpyro.infer import MCMC
 
 from scoreppl.analytic import GaussianMixture
-from scoreppl.diagnostics import report
+from scoreppl.diagnostics import LoopDefect, report
+from scoreppl.diagnostics.verdict import verdict
 from scoreppl.noise import VPLinear
 from scoreppl.ppl.annealed import AnnealedScoreMCMC
 from scoreppl.ppl.local_kernels import ScoreHMC, ScoreMALA
@@ -137,8 +138,41 @@ def test_the_loop_defect_is_that_of_the_chains_own_moves():
     alpha, _ = NETWORK.noise(NOISE_LEVEL)
     curl = float(alpha) ** 2 * np.asarray(PRECISION - PRECISION.T)
     both = np.kron(np.eye(2), curl) * np.sqrt(masses[:, None] * masses)
+    # Its verdict is what the thresholds say of its numbers.
+    nats, share = found.median, found.ratio
+    words = ("ok", "approximate", "not corrected")
+    assert (
+        found.verdict
+        == words[2 if nats > 0.2 or share > 0.5 else 1 if nats >= 0.02 or share >= 0.1 else 0]
+    )
     assert found.step_size == pytest.approx(h, rel=1e-5)
     assert 0.4 < found.rms / (h * np.linalg.norm(both)) < 3.0
+
+
+def defect(median, sd):
+    """A loop defect of which only what decides and what is printed matters."""
+    known = dict.fromkeys(LoopDefect._fields, 0.0)
+    known |= {"median": median, "ratio": median / sd, "verdict": verdict(median, sd)}
+    return LoopDefect(**known)
+
+
+@pytest.mark.parametrize(
+    "second, worst, words",
+    [
+        ((0.01, 0.5), "ok", "for practical purposes"),
+        ((0.03, 0.5), "approximate", "corrects approximately"),
+        ((0.01, 0.05), "approximate", "corrects approximately"),
+        ((0.3, 3.0), "not corrected", "do not call this a Metropolis correction"),
+        ((0.01, 0.015), "not corrected", "do not call this a Metropolis correction"),
+    ],
+)
+def test_the_screen_says_the_worst_verdict_of_all_sites(second, worst, words):
+    found = report(Finished({"x": normal(2, 5)}))
+    found = found._replace(loop_defects={"a": defect(*second), "b": defect(0.001, 0.5)})
+    text = " ".join(str(found).split())
+    assert words in text and f"{worst}: the " in text
+    others = {"ok", "approximate", "not corrected"} - {worst}
+    assert not any(f"{other}: the " in text for other in others)
 
 
 def test_hmc_on_a_network():

@@ -27,6 +27,7 @@
     python -m case_studies.sdxl_latent --out docs/sdxl_latent
     python -m case_studies.rare_event --out docs/rare_event
     python -m case_studies.galaxies --full --data FILE --out docs/galaxies
+    python -m case_studies.curl --galaxies --out docs/curl
     python -m docs.scripts.update_readme
 """
 
@@ -112,6 +113,10 @@ PLACES = (
     *(
         ("case_studies/galaxies/README.md", part, f"docs/galaxies/{part}.md")
         for part in ("one_dimension", "single", "blend", "real")
+    ),
+    *(
+        ("case_studies/curl/README.md", part, f"docs/curl/{part}.md")
+        for part in ("loops", "trajectories", "steps", "thresholds", "verdicts")
     ),
     *(
         ("case_studies/rare_event/README.md", part, f"docs/rare_event/{part}.md")

@@ -38,12 +38,15 @@ from scoreppl.diagnostics.level import (
 )
 from scoreppl.diagnostics.moves import acceptance_rate, search_evaluations, triangle
 from scoreppl.diagnostics.verdict import ratio, spread, verdict
-from scoreppl.line_integral import gauss_legendre, polyline_integral
+from scoreppl.line_integral import Quadrature, as_quadrature, gauss_legendre, polyline_integral
 from scoreppl.mcmc.trajectory import Node, metric_for
 from scoreppl.score import ScoreModel
 
 ACCURATE = gauss_legendre(4)
-"""Rule whose error on moves of kernel length lies far below the curl of trained networks."""
+"""Rule whose error lies below the curl of image networks on moves of kernel length.
+
+In few dimensions such moves cross the whole law, and its error may be what is seen.
+"""
 
 
 class LoopDefect(NamedTuple):
@@ -63,6 +66,9 @@ class LoopDefect(NamedTuple):
         Frobenius norm of J - J^T over that of J + J^T; NaN without probes.
     acceptance_rate
         Mean acceptance of the moves.
+    flips
+        Mean absolute change of the acceptance probabilities if the log-ratio of each move were
+        taken along the other two sides of its triangle.
     step_size
         Langevin step h of the moves; the leapfrog step of the kernels is sqrt(2 h).
     quadrature_error
@@ -85,6 +91,7 @@ class LoopDefect(NamedTuple):
     kappa: float
     asymmetry: float
     acceptance_rate: float
+    flips: float
     step_size: float
     quadrature_error: float
     num_nan: int
@@ -96,7 +103,7 @@ class LoopDefect(NamedTuple):
         forecast = "" if np.isnan(self.kappa) else f", kappa {self.kappa:.2g}"
         return (
             f"{self.median:.2g} nats (90 %: {self.quantile_90:.2g}), {self.ratio:.0%} of "
-            f"sd(log alpha){forecast}: {self.verdict}"
+            f"sd(log alpha), {self.flips:.0%} of decisions{forecast}: {self.verdict}"
         )
 
 
@@ -131,6 +138,7 @@ def loop_defect(
     step_size: float | None = None,
     num_probes: int = 8,
     num_loops: int = 4,
+    quadrature: str | Quadrature = ACCURATE,
     batch_nodes: bool = True,
 ) -> LoopDefect:
     r"""Integrate the score around triangles of MALA moves at one noise level.
@@ -154,6 +162,9 @@ def loop_defect(
         Random sign vectors at each point, for `kappa` and the asymmetry; 0 leaves these out.
     num_loops
         Triangles from each point.
+    quadrature
+        Rule for a side of a triangle, by default Gauss-Legendre of 4 nodes. If
+        `quadrature_error` of the result is not far below its `median`, give more nodes.
     batch_nodes
         Evaluate the nodes of a loop in one batched call; False goes one node after another, for
         networks whose activations fill the memory.
@@ -173,14 +184,15 @@ def loop_defect(
     Zero up to quadrature and rounding for an energy network and for analytic models. It judges
     the acceptance and not the prior: a score can be a perfect gradient of a wrong density.
 
-    The cost is ``n (2 + 16 num_loops + 2 num_probes)`` evaluations, and about ``12 max(n, 16)``
-    for the search.
+    With 4 nodes the cost is ``n (2 + 16 num_loops + 2 num_probes)`` evaluations, and about
+    ``12 max(n, 16)`` for the search.
     """
     points, time = check_points(score_model, x, t)
     check_counts(num_loops=num_loops)
     if num_probes < 0:
         raise ValueError(f"`num_probes={num_probes}` must not be negative.")
     check_step_size(step_size)
+    rule = as_quadrature(quadrature)
     leapfrog_step = None if step_size is None else jnp.sqrt(jnp.asarray(2 * step_size, float))
     loops, scores, leapfrog_step = call_on_model(
         _loops_at_level,
@@ -191,16 +203,17 @@ def loop_defect(
         leapfrog_step,
         num_probes=num_probes,
         num_loops=num_loops,
+        quadrature=rule,
         batch_nodes=batch_nodes,
     )
     check_scores(scores, time)
-    evaluations = len(points) * (1 + evaluations_per_point(num_probes, num_loops))
+    evaluations = len(points) * (1 + evaluations_per_point(num_probes, num_loops, rule))
     if step_size is None:
         evaluations += search_evaluations(len(points))
     return summarise(loops, float(leapfrog_step) ** 2 / 2, evaluations)
 
 
-@partial(jax.jit, static_argnames=("num_probes", "num_loops", "batch_nodes"))
+@partial(jax.jit, static_argnames=("num_probes", "num_loops", "quadrature", "batch_nodes"))
 def _loops_at_level(
     model: ScoreModel,
     key: Array,
@@ -210,11 +223,13 @@ def _loops_at_level(
     *,
     num_probes: int,
     num_loops: int,
+    quadrature: Quadrature,
     batch_nodes: bool,
 ) -> tuple[Loops, Array, Array]:
     key_search, key_loops = jax.random.split(key)
     start = start_at_level(key_search, model, points, t, step_size, batch_nodes=batch_nodes)
-    loops = measure_loops(key_loops, start, start.target.score_fn, num_probes, num_loops)
+    score_fn = start.target.score_fn
+    loops = measure_loops(key_loops, start, score_fn, num_probes, num_loops, quadrature)
     return loops, start.nodes.prior_score, start.step_size
 
 
@@ -224,6 +239,7 @@ def measure_loops(
     score_fn: Callable[[Array], Array],
     num_probes: int,
     num_loops: int,
+    quadrature: Quadrature = ACCURATE,
 ) -> Loops:
     """Integrate `score_fn` around triangles of one-step moves.
 
@@ -237,6 +253,8 @@ def measure_loops(
         The score that is judged: of one site, or of all.
     num_probes, num_loops
         For each point; without probes the squared norms are NaN.
+    quadrature
+        Rule for a side.
     """
     metric = metric_for(start.inverse_mass, start.points[0])
 
@@ -245,7 +263,7 @@ def measure_loops(
         integral = polyline_integral(
             score_fn,
             around.corners,
-            quadrature=ACCURATE,
+            quadrature=quadrature,
             batch_nodes=start.target.batch_nodes,
         )
         return integral.value, integral.error, around.rounding, around.log_acceptance
@@ -278,11 +296,14 @@ def measure_loops(
     return Loops(integral, error, rounding, log_acceptance, antisymmetric, symmetric)
 
 
-def evaluations_per_point(num_probes: int, num_loops: int) -> int:
+def evaluations_per_point(
+    num_probes: int, num_loops: int, quadrature: Quadrature = ACCURATE
+) -> int:
     """Score evaluations of `measure_loops` for each point, what is known there not included."""
     moves = 2 * 2  # by Simpson's rule
+    corners = 4 if quadrature.has_endpoints else 0
     jacobians = 1 + 2 * num_probes if num_probes else 0
-    return num_loops * (moves + 3 * len(ACCURATE.interior)) + jacobians
+    return num_loops * (moves + 3 * len(quadrature.interior) + corners) + jacobians
 
 
 def summarise(loops: Loops, step_size: float, num_score_evaluations: int) -> LoopDefect:
@@ -300,7 +321,9 @@ def summarise(loops: Loops, step_size: float, num_score_evaluations: int) -> Loo
             "No loop integral is finite: the moves leave the region where the score is defined. "
             "Use a smaller `step_size`."
         )
-    sizes = np.abs(host["integral"][finite])
+    integral, along = host["integral"][finite], host["log_acceptance"][finite]
+    sizes = np.abs(integral)
+    direct, around = (acceptance_rate(jnp.asarray(a)) for a in (along, along - integral[:, None]))
     median, sd = float(np.median(sizes)), spread(host["log_acceptance"])
     antisymmetric, symmetric = (
         float(np.sqrt(np.mean(host[name]))) for name in ("antisymmetric", "symmetric")
@@ -314,6 +337,7 @@ def summarise(loops: Loops, step_size: float, num_score_evaluations: int) -> Loo
         kappa=step_size * antisymmetric,
         asymmetry=ratio(antisymmetric, symmetric),
         acceptance_rate=float(jnp.mean(acceptance_rate(loops.log_acceptance))),
+        flips=float(jnp.mean(jnp.abs(direct - around))),
         step_size=step_size,
         quadrature_error=float(np.median(host["error"][finite])),
         num_nan=int(np.sum(~finite)),

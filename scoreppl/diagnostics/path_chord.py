@@ -27,7 +27,7 @@ from scoreppl.diagnostics.level import (
 from scoreppl.diagnostics.moves import propose, search_evaluations
 from scoreppl.diagnostics.step_halving import refine
 from scoreppl.diagnostics.verdict import ratio, spread, verdict
-from scoreppl.line_integral import polyline_integral
+from scoreppl.line_integral import Quadrature, as_quadrature, polyline_integral
 from scoreppl.mcmc.trajectory import Node
 from scoreppl.score import ScoreModel
 
@@ -110,15 +110,16 @@ def path_against_chord(
     *,
     key: Array,
     num_trajectories: int = 2,
+    quadrature: str | Quadrature = ACCURATE,
     batch_nodes: bool = True,
 ) -> PathAgainstChord:
     """Compare the log-ratio along HMC trajectories with that along their chords.
 
     Parameters
     ----------
-    score_model, x, t, key, batch_nodes
+    score_model, x, t, key, quadrature, batch_nodes
         As in `scoreppl.diagnostics.loop_defect`: `x` holds points of shape ``(n, *event_shape)``
-        in units of x_t.
+        in units of x_t, and the rule is that of a leapfrog step.
     step_size
         Leapfrog step, in units of x_t, unit masses. None: the step of about 75 % acceptance
         along the path, from a short search.
@@ -140,13 +141,14 @@ def path_against_chord(
 
     Notes
     -----
-    Both integrals use 4 Gauss-Legendre nodes on each of `num_steps` segments, so the cost is
-    ``n (1 + 10 num_steps num_trajectories)`` evaluations, and about
-    ``12 max(n, 16) num_steps`` for the search.
+    Both integrals have `num_steps` segments. With 4 nodes on each the cost is
+    ``n (1 + 10 num_steps num_trajectories)`` evaluations, and about ``12 max(n, 16) num_steps``
+    for the search.
     """
     points, time = check_points(score_model, x, t)
     check_counts(num_steps=num_steps, num_trajectories=num_trajectories)
     check_step_size(step_size)
+    rule = as_quadrature(quadrature)
     found, scores, used = call_on_model(
         _trajectories_at_level,
         score_model,
@@ -156,16 +158,17 @@ def path_against_chord(
         None if step_size is None else jnp.asarray(step_size, float),
         num_steps=num_steps,
         num_trajectories=num_trajectories,
+        quadrature=rule,
         batch_nodes=batch_nodes,
     )
     check_scores(scores, time)
-    evaluations = len(points) * (1 + evaluations_per_start(num_steps, num_trajectories))
+    evaluations = len(points) * (1 + evaluations_per_start(num_steps, num_trajectories, rule))
     if step_size is None:
         evaluations += search_evaluations(len(points), num_steps)
     return summarise(found, float(used), num_steps, evaluations)
 
 
-@partial(jax.jit, static_argnames=("num_steps", "num_trajectories", "batch_nodes"))
+@partial(jax.jit, static_argnames=("num_steps", "num_trajectories", "quadrature", "batch_nodes"))
 def _trajectories_at_level(
     model: ScoreModel,
     key: Array,
@@ -175,18 +178,23 @@ def _trajectories_at_level(
     *,
     num_steps: int,
     num_trajectories: int,
+    quadrature: Quadrature,
     batch_nodes: bool,
 ) -> tuple[Trajectories, Array, Array]:
     key_search, key_moves = jax.random.split(key)
     start = start_at_level(
         key_search, model, points, t, step_size, num_steps=num_steps, batch_nodes=batch_nodes
     )
-    found = measure_trajectories(key_moves, start, num_steps, num_trajectories)
+    found = measure_trajectories(key_moves, start, num_steps, num_trajectories, quadrature)
     return found, start.nodes.prior_score, start.step_size
 
 
 def measure_trajectories(
-    key: Array, start: Start, num_steps: int, num_trajectories: int
+    key: Array,
+    start: Start,
+    num_steps: int,
+    num_trajectories: int,
+    quadrature: Quadrature = ACCURATE,
 ) -> Trajectories:
     """Integrate the target's prior score along trajectories and along their chords."""
     target = start.target
@@ -198,7 +206,7 @@ def measure_trajectories(
         # One after the other, so that the network is compiled once for the two.
         ratios, errors = jax.lax.map(
             lambda corners: polyline_integral(
-                target.score_fn, corners, quadrature=ACCURATE, batch_nodes=target.batch_nodes
+                target.score_fn, corners, quadrature=quadrature, batch_nodes=target.batch_nodes
             )[:2],
             both,
         )
@@ -211,10 +219,13 @@ def measure_trajectories(
     return jax.lax.map(lambda keys: jax.vmap(compare)(keys, start.points, start.nodes), keys)
 
 
-def evaluations_per_start(num_steps: int, num_trajectories: int) -> int:
+def evaluations_per_start(
+    num_steps: int, num_trajectories: int, quadrature: Quadrature = ACCURATE
+) -> int:
     """Score evaluations of `measure_trajectories` for each point, what is known not included."""
     moves = 2  # by Simpson's rule
-    return num_trajectories * num_steps * (moves + 2 * len(ACCURATE.nodes))
+    corners = 2 * (num_steps + 1) if quadrature.has_endpoints else 0
+    return num_trajectories * (num_steps * (moves + 2 * len(quadrature.interior)) + corners)
 
 
 def summarise(

@@ -1,7 +1,17 @@
 """From a disagreement in nats to words; the one place of the thresholds.
 
-They are a judgement, drawn from what trained networks show, and not derived: a disagreement
-that is small in itself and against the spread of the log acceptance changes few decisions.
+Each pair has a threshold in nats and one in shares, and the worse of the two counts. They are a
+judgement, and this is what they mean, measured over trained networks, noise levels and step sizes
+(``case_studies/curl``, where the tables are):
+
+- Nats count decisions. A median of 0.02 nats changes about 1 in 100 acceptance decisions and one
+  of 0.2 nats about 10 in 100, for one-step moves and for trajectories alike. For small
+  disagreements D and normal log acceptances the share is E|D| times half the acceptance rate.
+- Shares count rejections, which are what an acceptance adds to the moves. Where the median is 10 %
+  of the standard deviation of log alpha, the decisions changed are about 1 in 7 of the rejections,
+  and at 50 % they are most of them. Small steps meet this threshold: the curl of a move falls
+  with h and the deviation with h^(3/2), so that few decisions change, but as few are corrections.
+  Where log acceptances have heavy tails the share looks small, and the nats decide.
 """
 
 import numpy as np

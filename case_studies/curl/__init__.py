@@ -1,0 +1,1 @@
+"""How far trained networks are from being gradients, and what that does to an acceptance."""
