@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -22,6 +23,7 @@ from case_studies.galaxies.blend import annealed, corners
 from case_studies.galaxies.draws import Report, independent_draws
 from case_studies.galaxies.methods import NUM_DRAWS
 from case_studies.galaxies.model import Corners, Sky, look, sources
+from case_studies.galaxies.network import SIZE
 from case_studies.galaxies.scenes import CENTRE, measured_psf
 
 # Rows and columns that are fitted.
@@ -32,6 +34,9 @@ MASKED = {0: 12.0, 1: 14.0, 6: 5.5}
 # The bright ones among them, whose light falls off beyond the mask over so many pixels.
 BRIGHT, FALL = (0, 1), 4.0
 PLACE_SD, AMPLITUDE_SD = 0.7, 0.4
+# A galaxy's light counts up to so many pixels from its place: beyond, an image may take what
+# belongs to its neighbours, and under the masks nothing would hold it back.
+EXTENT = 8.0
 # Fluxes are those within so many pixels: farther out masks leave the image to the prior.
 APERTURE = 6.0
 
@@ -107,12 +112,23 @@ def read(file: Path) -> Cutout:
     )
 
 
+def distance_from_centre() -> Array:
+    """Return the distance of each pixel of a galaxy's box from its middle."""
+    pixels = jnp.arange(SIZE) - CENTRE
+    return jnp.hypot(pixels[:, None], pixels)
+
+
+def window() -> Array:
+    """Return what of each pixel of a galaxy's box counts, falling from 1 to 0 at `EXTENT`."""
+    return jax.nn.sigmoid(2.0 * (EXTENT - distance_from_centre()))
+
+
 def real_pair(
     prior: sp.ScoreModel, sky: Sky, wings: Array, wing_sd: Array, y: Array | None = None,
     *, corners: Corners = (),
 ) -> None:  # fmt: skip
     """State that galaxies and their neighbours' wings make up the bands of `y`."""
-    seen = sources(prior, sky, corners)
+    seen = sources(prior, sky, corners, window())
     amplitude = numpyro.sample(
         "wing", dist.Normal(0.0, wing_sd).expand([len(wings), len(wing_sd)]).to_event(2)
     )
@@ -166,8 +182,7 @@ def residuals(cutout: Cutout, fitted: Fitted) -> np.ndarray:
 def aperture_flux(fitted: Fitted, k: int) -> np.ndarray:
     """Return the flux of galaxy `k` within `APERTURE` of its place, shape ``(draws, bands)``."""
     x = fitted.values[f"x{k}"]
-    pixels = np.arange(x.shape[-1]) - CENTRE
-    is_inside = np.hypot(pixels[:, None], pixels) <= APERTURE
+    is_inside = np.asarray(distance_from_centre() <= APERTURE)
     return fitted.values[f"amplitude{k}"] * np.sum(x * is_inside, (1, 2))[:, None]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from case_studies.galaxies.cutout import FITTED, Cutout, Fitted, residuals
+from case_studies.galaxies.cutout import FITTED, Cutout, Fitted, residuals, window
 from case_studies.galaxies.methods import NUM_DRAWS
 from case_studies.galaxies.scenes import flux
 
@@ -66,7 +66,7 @@ def draw_cutout(cutout: Cutout, fitted: Fitted, band: str = "i", num_shown: int 
     axes[0, len(top)].axis("off")
     figure.colorbar(shown, ax=axes[0, len(top)], shrink=0.7)
     for k, row in enumerate(axes[1:]):
-        x = fitted.values[f"x{k}"]
+        x = np.asarray(window()) * fitted.values[f"x{k}"]
         _show(row[0], stretch(x.mean(0)), f"source {FITTED[k]}, mean", -0.5, 3.7)
         spread = row[1].imshow(x.std(0, ddof=1), origin="lower", cmap="magma", vmin=0)
         row[1].set_title("standard deviation", fontsize=8)

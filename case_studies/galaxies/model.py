@@ -52,7 +52,7 @@ class Sky(NamedTuple):
 Corners = tuple[tuple[int, int], ...]
 
 
-def sources(prior: sp.ScoreModel, sky: Sky, corners: Corners) -> Array:
+def sources(prior: sp.ScoreModel, sky: Sky, corners: Corners, window: Array | float = 1.0) -> Array:
     """Sample galaxies with positions and amplitudes, and return what is seen of them.
 
     Each galaxy has one image in all bands. The network's peaks lie near one, so that an amplitude
@@ -66,6 +66,8 @@ def sources(prior: sp.ScoreModel, sky: Sky, corners: Corners) -> Array:
         As above.
     corners
         Rows and columns of the scene where the galaxies' boxes begin.
+    window
+        What of a pixel of the boxes is seen; default: all.
     """
     _, height, width = sky.noise.shape
     seen = jnp.zeros(sky.noise.shape)
@@ -79,7 +81,7 @@ def sources(prior: sp.ScoreModel, sky: Sky, corners: Corners) -> Array:
         rows = smear(sky.psf.rows, place[0] - CENTRE - row, row, height, box)
         columns = smear(sky.psf.columns, place[1] - CENTRE - column, column, width, box)
         numpyro.deterministic(f"flux{k}", amplitude * flux(x))
-        image = see(x, rows, columns)
+        image = see(window * x, rows, columns)
         numpyro.deterministic(f"image{k}", image)
         seen = seen + amplitude[:, None, None] * image
     return seen
