@@ -16,14 +16,15 @@ names = {name.replace("`", ""): name for name in SAMPLERS}
 parser.add_argument(
     "--samplers", nargs="*", choices=names, default=list(names), help="of galaxies that stand alone"
 )
+parser.add_argument("--noises", type=float, nargs="*", help="of galaxies that stand alone")
+parser.add_argument("--seed", type=int, default=1, help="of galaxies that stand alone")
 parser.add_argument("--out", type=Path, default=Path("galaxies_results"))
 given = parser.parse_args()
 asked = {
     name: getattr(given, name)
-    for name in ("galaxies", "compared", "blends")
+    for name in ("galaxies", "compared", "blends", "noises")
     if getattr(given, name) is not None
 }
 sizes = (FULL if given.full else USUAL)._replace(**asked)
-main(
-    given.out, given.data, tuple(given.parts), sizes, tuple(names[name] for name in given.samplers)
-)
+samplers = tuple(names[name] for name in given.samplers)
+main(given.out, given.data, tuple(given.parts), sizes, samplers, given.seed)

@@ -75,12 +75,14 @@ def lead(out: Path, sizes: Sizes) -> None:
     write(out, "one_dimension", one_dimension.table(jax.random.key(0), sizes.lead_draws))
 
 
-def single(out: Path, sizes: Sizes, prior: sp.ScoreModel, samplers: tuple[str, ...]) -> None:
+def single(
+    out: Path, sizes: Sizes, prior: sp.ScoreModel, samplers: tuple[str, ...], seed: int
+) -> None:
     """Compare the samplers on galaxies that stand alone; the table grows row by row.
 
     Lines of samplers that were not asked for stay as they are.
     """
-    key, table = jax.random.key(1), out / "single.md"
+    key, table = jax.random.key(seed), out / "single.md"
     rows = coverage.rows_of(table.read_text()) if table.exists() else {}
     for level, noise in enumerate(sizes.noises):
         key_x, key_noise, key_draws = jax.random.split(jax.random.fold_in(key, level), 3)
@@ -176,15 +178,18 @@ def save(out: Path, name: str, figure: Figure) -> None:
 
 def main(
     out: Path, data: Path | None = None, parts: tuple[str, ...] = PARTS, sizes: Sizes = USUAL,
-    samplers: tuple[str, ...] = SAMPLERS,
+    samplers: tuple[str, ...] = SAMPLERS, seed: int = 1,
 ) -> None:  # fmt: skip
-    """Sample galaxies alone, blended and real, and write tables and figures."""
+    """Sample galaxies alone, blended and real, and write tables and figures.
+
+    `seed` is that of the galaxies that stand alone.
+    """
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     if "lead" in parts:
         lead(out, sizes)
     if "single" in parts:
-        single(out, sizes, network.load(), samplers)
+        single(out, sizes, network.load(), samplers, seed)
     if "blend" in parts:
         blended(out, sizes, network.load())
     if "real" in parts and data is not None:
