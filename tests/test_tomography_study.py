@@ -33,8 +33,8 @@ def small():
     return radon.matrix(SIZE, num_angles=4, num_bins=12)
 
 
-def gaussian(row, column, sd):
-    pixels = np.arange(radon.SIZE) - (radon.SIZE - 1) / 2
+def gaussian(row, column, sd, size=radon.SIZE):
+    pixels = np.arange(size) - (size - 1) / 2
     return np.exp(-0.5 * ((pixels[:, None] - row) ** 2 + (pixels - column) ** 2) / sd**2)
 
 
@@ -65,10 +65,13 @@ def test_projection_matrix_and_adjoint_agree(transform):
 
 
 def test_back_projection_from_many_angles_gives_the_image_back():
-    image = gaussian(3.0, -2.0, 3.0)
-    sinogram = (radon.matrix(num_angles=60) @ image.ravel()).reshape(60, -1)
-    found = radon.filtered_back_projection(radon.matrix(num_angles=60), sinogram)
-    assert np.abs(found - image).max() < 0.06
+    image = gaussian(1.0, -1.0, 2.0, size=16)
+    transform = radon.matrix(16, num_angles=24, num_bins=24)
+    sinogram = (transform @ image.ravel()).reshape(24, 24)
+    found = radon.filtered_back_projection(transform, sinogram)
+    # The ramp filter on bins of a pixel and the interpolation blur a peak of two pixels.
+    assert np.abs(found - image).max() < 0.1
+    assert found.sum() == pytest.approx(image.sum(), rel=0.05)
 
 
 def test_functionals_of_a_known_image():
@@ -77,7 +80,7 @@ def test_functionals_of_a_known_image():
     assert float(total(image)) == 2.0
     parts = np.asarray(blocks(image))
     assert parts[0] == parts[5] == 1.0 and parts.sum() == 2.0
-    assert float(slant(jnp.asarray(image))) == pytest.approx(16.0, abs=1e-4)
+    assert float(slant(image)) == pytest.approx(16.0, abs=1e-4)
 
 
 def test_crps_of_normal_draws_is_the_closed_form():
@@ -107,7 +110,7 @@ def test_psnr_of_a_constant_error():
 
 @pytest.mark.slow
 def test_posterior_of_a_standard_normal_image_is_right(small):
-    """Of a normal prior and a known noise scale nearly all is known; here the scale is latent."""
+    """The closed form takes the noise scale as known, which 48 line integrals nearly make it."""
     key, scale = jax.random.key(0), 0.5
     x = jax.random.normal(key, (SIZE, SIZE))
     y = scenes.look(ink(x)[None], small, key, jnp.full(1, scale)).y[0]
@@ -149,12 +152,12 @@ def judged(num_digits=4):
         )
     }  # fmt: skip
     all_images = {name: np.stack([one.images for one in each]) for name, each in found.items()}
-    return tables.Judged("made up", scene, found, all_images)
+    return tables.Judged("made up", scene, found, all_images, images)
 
 
 def test_tables_have_a_row_for_each_method_and_count():
     made = judged()
-    for text, rows in ((tables.errors(made), 2), (tables.intervals(made), 3)):
+    for text, rows in ((tables.errors(made), 2), (tables.intervals(made), 4)):
         lines = [line for line in text.splitlines() if line.startswith("|")]
         assert len(lines) == 2 + rows
         assert len({line.count("|") for line in lines}) == 1
@@ -180,7 +183,7 @@ def test_the_denoiser_is_the_network_at_the_right_time_and_has_its_gradient():
     alpha, sigma = prior.noise(t)
     clean = denoiser(x, torch.tensor(float(sigma / alpha) / 2))
     at = alpha * (2 * x.detach().numpy()[:, 0] - 1)
-    exact = (1 + jax.vmap(prior.denoise, (0, None))(jnp.asarray(at), t)) / 2
+    exact = (1 + jax.jit(jax.vmap(prior.denoise, (0, None)))(jnp.asarray(at), t)) / 2
     np.testing.assert_allclose(clean.detach().numpy()[:, 0], exact, atol=1e-4)
 
     towards = torch.tensor(rng.normal(size=x.shape), dtype=torch.float32)

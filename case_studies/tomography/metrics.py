@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 import scoreppl as sp
@@ -36,14 +35,14 @@ def mean_and_error(values: np.ndarray) -> Share:
 
 def quantities() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return what is asked of images, ``(..., size, size) -> (..., values)``, fixed beforehand."""
-    digits = ink(sp.pretrained.test_digits().images)
+    digits = np.asarray(ink(sp.pretrained.test_digits().images))
     pixel = digits.std(0) > PIXEL_SD
     block = np.asarray(blocks(digits)).std(0) > BLOCK_SD
     return {
         "pixels": lambda images: images[..., pixel],
         "blocks": lambda images: np.asarray(blocks(images))[..., block],
         "total ink": lambda images: np.asarray(total(images))[..., None],
-        "slant": lambda images: np.asarray(slant(jnp.asarray(images)))[..., None],
+        "slant": lambda images: np.asarray(slant(images))[..., None],
     }
 
 

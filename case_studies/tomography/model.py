@@ -1,21 +1,24 @@
 """The model of a digit that is seen as a noisy sinogram, and what is asked of the digit."""
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
 
 import scoreppl as sp
 
-# Median noise, in the unit of the line integrals: ink times pixels; strokes reach about 10.
+# Of the noise, in the unit of the line integrals: pixels of ink. Those of a digit reach about 15.
 MEDIAN_NOISE = 0.5
 NOISE_SD = 0.5
 BLOCK = 7
 
+Images = Array | np.ndarray
 
-def ink(x: Array) -> Array:
+
+def ink(x: Images) -> Array:
     """Return the network's pixels, -1 to 1, as ink, 0 to 1."""
-    return (x + 1) / 2
+    return (jnp.asarray(x) + 1) / 2
 
 
 def tomography_model(prior: sp.ScoreModel, transform: Array, y: Array | None = None) -> None:
@@ -37,22 +40,23 @@ def tomography_model(prior: sp.ScoreModel, transform: Array, y: Array | None = N
     numpyro.sample("y", dist.Normal(clean, noise_scale).to_event(1), obs=y)
 
 
-def total(image: Array) -> Array:
+def total(image: Images) -> Array:
     """Sum the ink of images, shape ``(..., size, size)``."""
-    return image.sum((-2, -1))
+    return jnp.asarray(image).sum((-2, -1))
 
 
-def blocks(image: Array) -> Array:
+def blocks(image: Images) -> Array:
     """Sum the ink by blocks of 7 x 7 pixels, shape ``(..., 16)`` for 28 x 28 pixels."""
     size = image.shape[-1] // BLOCK
-    parts = image.reshape(image.shape[:-2] + (size, BLOCK, size, BLOCK)).sum((-3, -1))
+    split = image.shape[:-2] + (size, BLOCK, size, BLOCK)
+    parts = jnp.asarray(image).reshape(split).sum((-3, -1))
     return parts.reshape(image.shape[:-2] + (size * size,))
 
 
-def slant(image: Array) -> Array:
+def slant(image: Images) -> Array:
     """Return the covariance of rows and columns over the ink, in square pixels."""
     place = jnp.arange(image.shape[-1])
-    weight = image / total(image)[..., None, None]
+    weight = jnp.asarray(image) / total(image)[..., None, None]
     row = (weight.sum(-1) * place).sum(-1)
     column = (weight.sum(-2) * place).sum(-1)
     both = (weight * place[:, None] * place).sum((-2, -1))

@@ -24,10 +24,13 @@ class Seen(NamedTuple):
         Line integrals over the norm of the matrix, shape ``(rays,)``.
     physics
         The matrix over its norm, with the noise scale.
+    shape
+        Of an image: channel, rows, columns.
     """
 
     y: torch.Tensor
     physics: deepinv.physics.LinearPhysics
+    shape: tuple[int, int, int]
 
 
 def seen(transform: np.ndarray, y: np.ndarray, noise_scale: float) -> Seen:
@@ -39,9 +42,9 @@ def seen(transform: np.ndarray, y: np.ndarray, noise_scale: float) -> Seen:
         A=lambda x, **_: x.flatten(1).to(operator) @ operator.T,
         A_adjoint=lambda y, **_: (y.to(operator) @ operator).reshape(-1, 1, size, size),
         img_size=(1, size, size),
-        noise_model=deepinv.physics.GaussianNoise(noise_scale / norm),
+        noise_model=deepinv.physics.GaussianNoise(noise_scale / norm),  # type: ignore[arg-type]
     )
-    return Seen(torch.tensor(y / norm, dtype=torch.float32), physics)
+    return Seen(torch.tensor(y / norm, dtype=torch.float32), physics, (1, size, size))
 
 
 class DPS(NamedTuple):
@@ -62,10 +65,13 @@ class DPS(NamedTuple):
         """Return reconstructions, shape ``(num_draws, size, size)``, ink in [0, 1]."""
         rng = torch.Generator().manual_seed(seed)
         sampler = deepinv.sampling.DPS(
-            denoiser, weight=self.weight, num_steps=self.num_steps, rng=rng
+            denoiser,  # type: ignore[arg-type]
+            weight=self.weight,
+            num_steps=self.num_steps,
+            rng=rng,
         )
-        shape = (num_draws, *seen.physics.img_size)
-        return _images(sampler(seen.y.expand(num_draws, -1), seen.physics, x_init=shape))
+        found = sampler(seen.y.expand(num_draws, -1), seen.physics, x_init=(num_draws, *seen.shape))
+        return _images(found)
 
 
 class DiffPIR(NamedTuple):

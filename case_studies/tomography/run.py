@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 import scoreppl as sp
 from case_studies.tomography import figures, radon, tables
+from case_studies.tomography.model import ink
 from case_studies.tomography.scenes import (
     NUM_REAL,
     TUNING_DIGITS,
@@ -97,8 +98,9 @@ def judge(
         reporter(part), sizes.compared,
     )  # fmt: skip
     judged = tables.Judged(
-        TITLES[part], scene, found, at_pixel_noise(prior, found, jax.random.key(8))
-    )
+        TITLES[part], scene, found, at_pixel_noise(prior, found, jax.random.key(8)),
+        np.asarray(ink(sp.pretrained.test_digits().images)) if part == "real" else None,
+    )  # fmt: skip
     write(out, f"errors_{part}", tables.errors(judged))
     write(out, f"intervals_{part}", tables.intervals(judged))
     save(out, f"digits_{part}", figures.draw_digits(judged, transform))

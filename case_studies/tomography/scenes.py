@@ -58,7 +58,7 @@ def look(images: Array, transform: np.ndarray, key: Array, scales: Array | None 
 
 def real_digits(prior: sp.ScoreNetwork, key: Array) -> Array:
     """Return all shipped test digits as ink, with the least noise that the network knows."""
-    images = jnp.asarray(ink(sp.pretrained.test_digits().images))
+    images = ink(sp.pretrained.test_digits().images)
     return images + pixel_noise(prior) * jax.random.normal(key, images.shape)
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -59,16 +60,18 @@ def compare(
         Of our kernel.
     """
     ours = warmed_up(prior, transform, pilot, key, num_draws, num_levels)
-    theirs = peer_runner(prior, transform, num_draws) if peers else None
-    if theirs is not None:
-        for peer in peers.values():  # compiles
-            theirs(peer, pilot, 1.0, 0)
+    theirs: dict[str, Callable[[np.ndarray, float, int], Drawn]] = {}
+    if peers:
+        run = peer_runner(prior, transform, num_draws)
+        theirs = {name: partial(run, peer) for name, peer in peers.items()}
+    for draw in theirs.values():  # compiles
+        draw(pilot, 1.0, 0)
     found: Found = {name: [] for name in (OURS, *peers)}
     start = time.perf_counter()
     for index, (y, noise_scale) in enumerate(zip(scene.y, scene.noise_scales, strict=True)):
         found[OURS].append(ours(y))
-        for name, peer in peers.items() if theirs and index < num_compared else ():
-            found[name].append(theirs(peer, y, float(noise_scale), index + 1))
+        for name, draw in theirs.items() if index < num_compared else ():
+            found[name].append(draw(y, float(noise_scale), index + 1))
         report(f"{index + 1} of {len(scene.y)} digits, {time.perf_counter() - start:.0f} s")
     return found
 

@@ -34,12 +34,15 @@ class Judged(NamedTuple):
         Draws by method.
     images
         The same draws with the truths' pixel noise, shape ``(digits, draws, size, size)``.
+    clean
+        The digits without it where they are known, else None.
     """
 
     title: str
     scene: Scene
     found: Found
     images: dict[str, np.ndarray]
+    clean: np.ndarray | None = None
 
 
 def errors(judged: Judged) -> str:
@@ -90,12 +93,7 @@ def intervals(judged: Judged) -> str:
         for name, each in judged.found.items():
             if len(each) < count:
                 continue
-            images, truth = judged.images[name][:count], judged.scene.images[:count]
-            cells = [
-                str(coverage(of(images), of(truth), level))
-                for of in asked.values()
-                for level in LEVELS
-            ]
+            cells = _shares(judged.images[name][:count], judged.scene.images[:count])
             scales = [one.noise_scale for one in each[:count] if one.noise_scale is not None]
             known = judged.scene.noise_scales[:count, None]
             cells += [
@@ -103,6 +101,10 @@ def intervals(judged: Judged) -> str:
                 for level in LEVELS
             ]
             lines.append(f"| {name} | {count} | {' | '.join(cells)} |")
+    for name, each in list(judged.found.items())[1:] if judged.clean is not None else ():
+        cells = _shares(np.stack([one.images for one in each]), judged.clean[: len(each)])
+        cells += ["given"] * len(LEVELS)
+        lines.append(f"| {name}, no pixel noise | {len(each)} | {' | '.join(cells)} |")
     said = []
     for count in counts:
         (a, b), (c, d) = [tuple(100 * v for v in allowed(level, count)) for level in LEVELS]
@@ -112,6 +114,14 @@ def intervals(judged: Judged) -> str:
         "ink, slant and noise scale, one value a digit, an exact sampler's would lie with "
         f"probability 0.9 between these: {'; '.join(said)}."
     )
+
+
+def _shares(images: np.ndarray, truth: np.ndarray) -> list[str]:
+    return [
+        str(coverage(of(images), of(truth), level))
+        for of in quantities().values()
+        for level in LEVELS
+    ]
 
 
 def tuning(rows: "list[tuple[Peer, float]]", num_draws: int) -> str:

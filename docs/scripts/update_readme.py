@@ -27,6 +27,7 @@
     python -m case_studies.sdxl_latent --out docs/sdxl_latent
     python -m case_studies.rare_event --out docs/rare_event
     python -m case_studies.galaxies --parts lead --out docs/galaxies
+    python -m case_studies.tomography --out docs/tomography
     python -m docs.scripts.update_readme
 """
 
@@ -113,6 +114,16 @@ PLACES = (
     *(
         ("case_studies/rare_event/README.md", part, f"docs/rare_event/{part}.md")
         for part in ("truths", "methods", "flow", "digits")
+    ),
+    *(
+        ("case_studies/tomography/README.md", part, f"docs/tomography/{part}.md")
+        for part in (
+            "tuning",
+            "errors_drawn",
+            "intervals_drawn",
+            "errors_real",
+            "intervals_real",
+        )
     ),
 )
 
