@@ -57,7 +57,8 @@ def draw_coverage(judged: Judged) -> Figure:
             )  # fmt: skip
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("nominal")
-    figure.axes[0].set_ylabel(f"observed, digits {judged.title}")
+    figure.axes[0].set_ylabel("observed")
+    figure.suptitle(f"digits {judged.title}", fontsize=9)
     figure.axes[0].legend(fontsize=6)
     return figure
 

@@ -112,8 +112,18 @@ def intervals(judged: Judged) -> str:
     return "\n".join(lines) + (
         f"\n\nDigits {judged.title}. Shares in per cent ± standard error over digits. For total "
         "ink, slant and noise scale, one value a digit, an exact sampler's would lie with "
-        f"probability 0.9 between these: {'; '.join(said)}."
+        f"probability 0.9 between these: {'; '.join(said)}. Posterior means of the noise scale lie "
+        f"{_pm(noise_bias(judged), 2)} posterior standard deviations above the truth."
     )
+
+
+def noise_bias(judged: Judged) -> Share:
+    """Return how far our noise scale is above the truth, in posterior standard deviations."""
+    scales = np.stack(
+        [one.noise_scale for one in judged.found[OURS] if one.noise_scale is not None]
+    )
+    error = scales.mean(1) - judged.scene.noise_scales
+    return mean_and_error(error / scales.std(1, ddof=1))
 
 
 def _shares(images: np.ndarray, truth: np.ndarray) -> list[str]:
