@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from numpyro import handlers
 
 import scoreppl as sp
 from case_studies.tomography import metrics, radon, run, scenes, study, tables
 from case_studies.tomography.annealing import Drawn, warmed_up
-from case_studies.tomography.model import MEDIAN_NOISE, NOISE_SD, blocks, ink, slant, total
+from case_studies.tomography.model import (
+    MEDIAN_NOISE,
+    NOISE_SD,
+    blocks,
+    ink,
+    slant,
+    tomography_model,
+    total,
+)
 
 SIZE = 8
 needs_peers = pytest.mark.skipif(not study.has_peers(), reason="deepinv is not installed")
@@ -149,6 +158,19 @@ def test_posterior_of_a_standard_normal_image_is_right(small):
     assert np.mean(ratio[:-1]) == pytest.approx(1.0, abs=0.05)
 
 
+def test_the_model_states_line_integrals_of_the_ink_in_noise(small):
+    rng = np.random.default_rng(6)
+    x, y, scale = rng.normal(size=(SIZE, SIZE)), rng.normal(size=48), 0.3
+    held = handlers.substitute(tomography_model, {"x": jnp.asarray(x), "noise_scale": scale})
+    sites = handlers.trace(held).get_trace(NORMAL, jnp.asarray(small), jnp.asarray(y))
+    exact = scipy.stats.norm(small @ ((x + 1) / 2).ravel(), scale).logpdf(y).sum()
+    assert float(sites["y"]["fn"].log_prob(y)) == pytest.approx(exact, rel=1e-4)
+    law = scipy.stats.lognorm(NOISE_SD, scale=MEDIAN_NOISE)
+    prior = float(sites["noise_scale"]["fn"].log_prob(scale))
+    assert prior == pytest.approx(law.logpdf(scale), rel=1e-4)
+
+
+@pytest.mark.slow
 def test_our_side_of_the_study_at_its_smallest(small):
     images = ink(jax.random.normal(jax.random.key(0), (2, SIZE, SIZE)))
     scene = scenes.look(images, small, jax.random.key(1))

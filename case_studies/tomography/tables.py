@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from case_studies.tomography.peers import Peer
 
 
+# DPS is guided by the norm of the residual, whatever the noise.
+NOISE_SCALE = {OURS: "unknown", "DPS": "not used"}
+
+
 class Judged(NamedTuple):
     """One set of digits with every method's draws.
 
@@ -69,7 +73,7 @@ def errors(judged: Judged) -> str:
         ]  # fmt: skip
         behind = mean_and_error(best[OURS] - best[name])
         cells = [
-            name, "unknown" if name == OURS else "given", _pm(mean_and_error(best[name]), 2),
+            name, NOISE_SCALE.get(name, "given"), _pm(mean_and_error(best[name]), 2),
             "" if name == OURS else f"{behind.mean:+.2f} ± {behind.error:.2f}",
             _pm(mean_and_error(psnr(drawn[:, 0], truth)), 2), _pm(scores[0], 4), _pm(scores[1], 2),
             f"{np.mean([one.evaluations for one in each[:count]]):.0f}",
@@ -97,13 +101,14 @@ def intervals(judged: Judged) -> str:
             scales = [one.noise_scale for one in each[:count] if one.noise_scale is not None]
             known = judged.scene.noise_scales[:count, None]
             cells += [
-                str(coverage(np.stack(scales)[..., None], known, level)) if scales else "given"
+                str(coverage(np.stack(scales)[..., None], known, level)) if scales else ""
                 for level in LEVELS
             ]
             lines.append(f"| {name} | {count} | {' | '.join(cells)} |")
-    for name, each in list(judged.found.items())[1:] if judged.clean is not None else ():
-        cells = _shares(np.stack([one.images for one in each]), judged.clean[: len(each)])
-        cells += ["given"] * len(LEVELS)
+    peers, clean = list(judged.found.items())[1:], judged.clean
+    for name, each in peers if clean is not None else ():
+        cells = _shares(np.stack([one.images for one in each]), clean[: len(each)])
+        cells += [""] * len(LEVELS)
         lines.append(f"| {name}, no pixel noise | {len(each)} | {' | '.join(cells)} |")
     said = []
     for count in counts:
