@@ -105,11 +105,11 @@ def intervals(judged: Judged) -> str:
                 for level in LEVELS
             ]
             lines.append(f"| {name} | {count} | {' | '.join(cells)} |")
-    peers, clean = list(judged.found.items())[1:], judged.clean
-    for name, each in peers if clean is not None else ():
-        cells = _shares(np.stack([one.images for one in each]), clean[: len(each)])
-        cells += [""] * len(LEVELS)
-        lines.append(f"| {name}, no pixel noise | {len(each)} | {' | '.join(cells)} |")
+    if judged.clean is not None:
+        for name, each in list(judged.found.items())[1:]:
+            images, truth = np.stack([one.images for one in each]), judged.clean[: len(each)]
+            cells = _shares(images, truth) + [""] * len(LEVELS)
+            lines.append(f"| {name}, no pixel noise | {len(each)} | {' | '.join(cells)} |")
     said = []
     for count in counts:
         (a, b), (c, d) = [tuple(100 * v for v in allowed(level, count)) for level in LEVELS]
