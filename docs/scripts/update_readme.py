@@ -28,6 +28,9 @@
     python -m case_studies.rare_event --out docs/rare_event
     python -m case_studies.galaxies --full --data FILE --out docs/galaxies
     python -m case_studies.curl --galaxies --out docs/curl
+    python -m case_studies.galaxies --full --parts single --noises 0.1 \\
+        --samplers AnnealedScoreMCMC --seed 2 --out docs/galaxies/second
+    python -m case_studies.tomography --out docs/tomography
     python -m docs.scripts.update_readme
 """
 
@@ -121,6 +124,16 @@ PLACES = (
     *(
         ("case_studies/rare_event/README.md", part, f"docs/rare_event/{part}.md")
         for part in ("truths", "methods", "flow", "digits")
+    ),
+    *(
+        ("case_studies/tomography/README.md", part, f"docs/tomography/{part}.md")
+        for part in (
+            "tuning",
+            "errors_drawn",
+            "intervals_drawn",
+            "errors_real",
+            "intervals_real",
+        )
     ),
 )
 
