@@ -47,7 +47,7 @@ def on_mixture(problem: Problem) -> tuple[Plan, ...]:
     return (
         Plan("exact draws", exact(problem), 10, "exact"),
         Plan("the same, x narrowed by a quarter", exact(problem, 0.75), 10, "wrong"),
-        Plan("log density zero, NUTS", by_chain(lambda: nuts_on_zero(problem), 200, 5), 200,
+        Plan("log density zero, NUTS", by_chain(lambda: nuts_on_zero(problem), 200, 20), 200,
              "wrong"),
         Plan("`GuidedDiffusion(accept=None)`, unweighted",
              by_chain(lambda: sp.GuidedDiffusion(model, accept=None, block_size=19), 38, 1), 1),
@@ -75,7 +75,6 @@ def on_digits(problem: Problem) -> tuple[Plan, ...]:
         Plan("`GuidedDiffusion`",
              by_chain(lambda: sp.GuidedDiffusion(model, num_pilots=64), 64, 10), 1),
         Plan("`ScoreSMC`", by_particles(model, 256, 50), 1),
-        Plan("`ParticleGibbs`", by_chain(lambda: sp.ParticleGibbs(model, num_pilots=64), 20, 4), 8),
     )  # fmt: skip
 
 

@@ -115,7 +115,9 @@ def overlapping() -> Problem:
     """Three skewed dimensions: four unequal components that run into each other."""
     means = np.array([[-0.7, 0.4, 0.0], [0.6, -0.3, 0.7], [1.4, 1.0, -0.4], [-0.2, -1.3, -0.9]])
     scales = np.array([[0.5, 0.7, 0.6], [0.8, 0.5, 0.5], [0.4, 0.5, 0.7], [0.6, 0.6, 0.4]])
-    prior = sp.analytic.GaussianMixture(means, weights=[0.45, 0.3, 0.15, 0.1], scales=scales)
+    prior = sp.analytic.GaussianMixture(
+        means, weights=np.array([0.45, 0.3, 0.15, 0.1]), scales=scales
+    )
     operator = np.array(
         [[1.0, 0.3, 0.0], [0.2, -1.0, 0.4], [0.5, 0.5, 1.0], [-0.6, 0.2, 0.8], [0.9, -0.4, -0.5]]
     )
@@ -126,7 +128,7 @@ def separated() -> Problem:
     """Two dimensions, three components apart in the one that is hardly seen."""
     means = np.array([[-0.6, -4.0], [0.4, 0.0], [0.9, 4.5]])
     scales = np.array([[0.6, 0.5], [0.5, 0.7], [0.7, 0.4]])
-    prior = sp.analytic.GaussianMixture(means, weights=[0.5, 0.3, 0.2], scales=scales)
+    prior = sp.analytic.GaussianMixture(means, weights=np.array([0.5, 0.3, 0.2]), scales=scales)
     operator = np.array([[1.0, 0.0], [0.9, 0.05], [1.1, 0.0], [1.0, -0.05]])
     return _mixture("separated", prior, operator, 0.6)
 

@@ -11,6 +11,7 @@ Writes ``certificate.md``, ``references.md`` and the figures, each as soon as it
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Sizes(NamedTuple):
 
     Attributes
     ----------
-    mixture, digits8, digits
+    mixture, separated, digits8, digits
         Data sets of each problem.
     reference_draws
         Of each chain.
@@ -39,14 +40,15 @@ class Sizes(NamedTuple):
     """
 
     mixture: int = 200
-    digits8: int = 50
-    digits: int = 12
+    separated: int = 100
+    digits8: int = 40
+    digits: int = 10
     reference_draws: int = 100
     observations: tuple[int, ...] = (1,)
 
 
 USUAL = Sizes()
-FULL = Sizes(500, 200, 80, 200, tuple(range(1, 11)))
+FULL = Sizes(500, 500, 200, 80, 200, tuple(range(1, 11)))
 
 
 def main(
@@ -60,19 +62,27 @@ def main(
         # ScoreHMC and ScoreNUTS warn of networks' curl, and these priors have densities.
         warnings.filterwarnings("ignore", message=".*curl.*")
         if "mixture" in parts:
-            work = [(overlapping(), on_mixture), (separated(), on_mixture)]
-            certify(out, "mixture", [(p, plans(p), sizes.mixture) for p, plans in work], resume)
+            certify(out, "mixture", on_mixtures(sizes), resume)
         if "digits" in parts:
             certify(out, "digits", on_networks(sizes), resume)
         if "references" in parts:
             references.run(
-                lambda text: (out / "references.md").write_text(text + "\n"), say,
+                partial(_write, out / "references.md"), say,
                 sizes.reference_draws, sbibm, posteriordb, sizes.observations,
             )  # fmt: skip
     say(f"{time.perf_counter() - start:.0f} seconds in all")
 
 
 Work = list[tuple[Problem, tuple[Plan, ...], int]]
+
+
+def on_mixtures(sizes: Sizes) -> Work:
+    """Return what is done on the mixtures."""
+    near, far = overlapping(), separated()
+    return [
+        (near, on_mixture(near), sizes.mixture),
+        (far, on_mixture(far), sizes.separated),
+    ]
 
 
 def on_networks(sizes: Sizes) -> Work:
@@ -111,9 +121,13 @@ def certify(out: Path, name: str, work: Work, resume: bool) -> None:
             lines.append(judge.row(problem, plan, ranked[plan.name]))
             say(lines[-1])
             text = "\n".join([*lines, "", judge.note({count for *_, count in work})])
-            (out / f"{name}.md").write_text(text + "\n")
+            _write(out / f"{name}.md", text)
         figures.draw_ranks(ranked, problem).savefig(out / f"ranks_{place}.png", dpi=110)
     figures.draw_tarp(found).savefig(out / f"tarp_{name}.png", dpi=110)
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text + "\n")
 
 
 def _reporter(title: str) -> Callable[[str], None]:

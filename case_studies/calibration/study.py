@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax import Array
 
+import scoreppl as sp
 from case_studies.calibration.kernels import NUM_DRAWS
 from case_studies.calibration.plans import Plan
 from case_studies.calibration.problems import Problem, Sets
@@ -56,7 +57,7 @@ def rank_truths(plan: Plan, problem: Problem, sets: Sets, key: Array, report: Re
     """
 
     @jax.jit
-    def run(prior: object, keys: Array, sets: Sets) -> tuple[Array, Array]:
+    def run(prior: sp.ScoreModel, keys: Array, sets: Sets) -> tuple[Array, Array]:
         def one(inputs: tuple[Array, Sets]) -> tuple[Array, Array]:
             key, of = inputs
             drawn = plan.draw(prior, key, of.y, NUM_DRAWS)

@@ -70,11 +70,15 @@ class Task(NamedTuple):
 class ToSquare(Transform):
     """From standard normal numbers to uniform ones between minus and plus `bound`."""
 
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
+    domain = constraints.real_vector  # type: ignore[assignment]
 
     def __init__(self, bound: float) -> None:
         self.bound = bound
+
+    @property
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        """The square."""
+        return constraints.independent(constraints.interval(-self.bound, self.bound), 1)
 
     def __call__(self, x: Array) -> Array:
         """Map to the square."""

@@ -27,6 +27,7 @@
     python -m case_studies.sdxl_latent --out docs/sdxl_latent
     python -m case_studies.rare_event --out docs/rare_event
     python -m case_studies.galaxies --parts lead --out docs/galaxies
+    python -m case_studies.calibration --out docs/calibration
     python -m docs.scripts.update_readme
 """
 
@@ -108,6 +109,10 @@ PLACES = (
             "equal",
             "seven",
         )
+    ),
+    *(
+        ("case_studies/calibration/README.md", part, f"docs/calibration/{part}.md")
+        for part in ("mixture", "digits", "references")
     ),
     ("case_studies/galaxies/README.md", "one_dimension", "docs/galaxies/one_dimension.md"),
     *(
