@@ -43,7 +43,7 @@ def normal_ranks(seed, scale=1.0, shift=0.0):
     noise = rng.standard_normal((SETS, DRAWS))
     draws = y[:, None] / 2 + np.sqrt(0.5) * (scale * noise + shift)
     point = (y + rng.standard_normal(SETS)) / 2
-    far, true_far = -np.abs(draws - point[:, None]), -np.abs(truth - point)
+    far, true_far = np.abs(draws - point[:, None]), np.abs(truth - point)
     return ranks(np.stack([draws, far], -1), np.stack([truth, true_far], -1))
 
 

@@ -30,8 +30,7 @@ def draw_ranks(found: dict[str, Ranked], problem: Problem, num_draws: int = NUM_
         axes.set_ylim(-0.35, 0.35)
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.supxlabel("rank over its largest", fontsize=9)
-    figure.supylabel("ECDF of the ranks less uniform", fontsize=9)
+    figure.supylabel("ECDF of the ranks, over 20, less the uniform one", fontsize=9)
     return figure
 
 

@@ -44,13 +44,17 @@ def on_mixture(problem: Problem) -> tuple[Plan, ...]:
     def annealed(**options: object) -> Callable[[int], sp.AnnealedScoreMCMC]:
         return lambda size: sp.AnnealedScoreMCMC(model, block_size=size, **options)  # type: ignore[arg-type]
 
+    def unweighted(guidance: sp.guidance.Guidance | None) -> Callable[[], sp.GuidedDiffusion]:
+        return lambda: sp.GuidedDiffusion(model, guidance=guidance, accept=None, block_size=19)
+
     return (
         Plan("exact draws", exact(problem), 10, "exact"),
         Plan("the same, x narrowed by a quarter", exact(problem, 0.75), 10, "wrong"),
         Plan("log density zero, NUTS", by_chain(lambda: nuts_on_zero(problem), 200, 20), 200,
              "wrong"),
-        Plan("`GuidedDiffusion(accept=None)`, unweighted",
-             by_chain(lambda: sp.GuidedDiffusion(model, accept=None, block_size=19), 38, 1), 1),
+        Plan("guided paths of DPS, unweighted", by_chain(unweighted(sp.guidance.Tweedie()), 38, 1),
+             1, "wrong"),
+        Plan("`GuidedDiffusion(accept=None)`, unweighted", by_chain(unweighted(None), 38, 1), 1),
         Plan("`ScoreMALA`", by_chain(lambda: sp.ScoreMALA(model), 400, 40), 200),
         Plan("`ScoreHMC`", by_chain(lambda: sp.ScoreHMC(model), 300, 10), 200),
         Plan("`ScoreNUTS`", by_chain(lambda: sp.ScoreNUTS(model), 300, 5), 200),

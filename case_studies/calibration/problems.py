@@ -107,8 +107,7 @@ class Problem(NamedTuple):
         distance = jnp.sqrt(jnp.mean((flat - of.point.ravel()) ** 2) + log_ratio**2)
         log_likelihood = jnp.sum(norm.logpdf(of.y, self.operator @ flat, scale))
         linear = [row @ flat for row in self.features.values()]
-        # Minus, so that the rank counts draws that are farther away than the truth.
-        return jnp.stack([*linear, scale, log_likelihood, -distance])
+        return jnp.stack([*linear, scale, log_likelihood, distance])
 
 
 def overlapping() -> Problem:
