@@ -13,9 +13,9 @@ BAND = 0.01
 
 def draw_ranks(found: dict[str, Ranked], problem: Problem, num_draws: int = NUM_DRAWS) -> Figure:
     """Draw each kernel's rank ECDFs less the uniform one, with the 99 per cent band of one ECDF."""
-    columns = 5
+    columns = min(5, len(found))
     rows = -(-len(found) // columns)
-    figure = Figure(figsize=(15, 2.6 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(3 * columns + 0.4, 2.6 * rows + 1.0), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     shares = np.arange(1, num_draws + 1) / (num_draws + 1)
     for axes in panels.flat[len(found) :]:
@@ -29,8 +29,9 @@ def draw_ranks(found: dict[str, Ranked], problem: Problem, num_draws: int = NUM_
         axes.axhline(0, color="black", lw=0.6)
         axes.set_ylim(-0.35, 0.35)
     handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.supylabel("ECDF of the ranks, over 20, less the uniform one", fontsize=9)
+    legend = {"loc": "outside lower center", "fontsize": 8, "frameon": False}
+    figure.legend(handles, labels, ncols=min(len(labels), 2 * columns), **legend)
+    figure.supylabel("ECDF of the ranks less uniform", fontsize=9)
     return figure
 
 

@@ -128,7 +128,7 @@ def exact(problem: Problem, narrowing: float = 1.0) -> Draw:
     narrowing
         Factor of the distance of x from its posterior mean given the noise scale: 1 is exact.
     """
-    nodes = jnp.linspace(-6.0, 6.0, 1201)
+    nodes = jnp.linspace(-6.0, 6.0, 601)
     scales = problem.scale_median * jnp.exp(problem.scale_spread * nodes)
 
     def draw(prior: Any, key: Array, y: Array, num_draws: int) -> Drawn:
