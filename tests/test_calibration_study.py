@@ -11,12 +11,13 @@ import pytest
 from scipy import integrate
 from scipy.stats import binom, norm
 
+import scoreppl as sp
 from case_studies.calibration import published, tasks
 from case_studies.calibration.compare import compare
-from case_studies.calibration.judge import FALSE_ALARM_RATE, judge
-from case_studies.calibration.kernels import exact
-from case_studies.calibration.plans import on_mixture
-from case_studies.calibration.problems import overlapping, separated
+from case_studies.calibration.judge import FALSE_ALARM_RATE, judge, row
+from case_studies.calibration.kernels import by_chain, exact
+from case_studies.calibration.plans import Plan, on_mixture
+from case_studies.calibration.problems import little_seen, overlapping, separated
 from case_studies.calibration.ranks import (
     band,
     correlation,
@@ -26,7 +27,7 @@ from case_studies.calibration.ranks import (
     uniformity,
 )
 from case_studies.calibration.run import USUAL
-from case_studies.calibration.study import rank_truths
+from case_studies.calibration.study import rank_truths, store, stored
 
 SETS, DRAWS = 200, 19
 SUMMARIES = ("x", "TARP")
@@ -125,6 +126,7 @@ def test_exact_draws_of_the_mixture_hold_and_narrowed_ones_fail():
         assert found.holds == (plan.control == "exact"), plan.name
 
 
+@pytest.mark.slow
 def test_exact_draws_have_the_moments_of_a_weighted_prior():
     """The positive control is independent of the kernels; here it is held to plain weighting."""
     problem = separated()
@@ -231,10 +233,33 @@ def test_published_draws_are_read(tmp_path):
     np.testing.assert_array_equal(theta[1], 10 + np.arange(1, 9))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["log density zero, NUTS", "`ScoreMALA`"])
-def test_the_published_practice_fails_and_a_kernel_holds(name):
+def test_a_kernel_runs_and_its_ranks_are_kept(tmp_path):
     problem = overlapping()
+    plan = Plan("`ScoreMALA`", by_chain(lambda: sp.ScoreMALA(problem.model), 20, 2), 4)
+    sets = problem.simulate(jax.random.key(0), 4)
+    said = []
+    ranked = rank_truths(plan, problem, sets, jax.random.key(1), said.append)
+    assert ranked.rank.shape == (4, 6) and ranked.rank.min() >= 0 and ranked.rank.max() <= DRAWS
+    # MALA takes one score a transition: the warm-up, and two for each kept draw.
+    assert ranked.evaluations == 20 + 2 * DRAWS and said[-1].startswith("4 of 4 posteriors")
+    store(tmp_path / "ranks.npz", {plan.name: ranked})
+    kept = stored(tmp_path / "ranks.npz")
+    np.testing.assert_array_equal(kept[plan.name].rank, ranked.rank)
+    assert kept[plan.name][1:] == ranked[1:] and stored(tmp_path / "none.npz") == {}
+    assert row(problem, plan, ranked).startswith("| overlapping | `ScoreMALA` | 4 |")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, problem",
+    [
+        ("log density zero, NUTS", little_seen()),
+        ("DPS", overlapping()),
+        ("`ScoreMALA`", little_seen()),
+    ],
+    ids=["zero", "DPS", "ScoreMALA"],
+)
+def test_the_wrong_practices_fail_and_a_kernel_holds(name, problem):
     plan = next(plan for plan in on_mixture(problem) if plan.name == name)
     sets = problem.simulate(jax.random.key(3), USUAL.mixture)
     ranked = rank_truths(plan, problem, sets, jax.random.key(4), print)

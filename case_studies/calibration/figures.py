@@ -37,7 +37,7 @@ def draw_ranks(found: dict[str, Ranked], problem: Problem, num_draws: int = NUM_
 
 def draw_tarp(found: dict[str, dict[str, Ranked]], num_draws: int = NUM_DRAWS) -> Figure:
     """Draw coverage against credibility by distances from random points, a panel a problem."""
-    figure = Figure(figsize=(4.6 * len(found), 4.4), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(found) + 2.4, 4.4), layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)
     shares = np.arange(1, num_draws + 1) / (num_draws + 1)
     for axes, (problem, kernels) in zip(panels.flat, found.items(), strict=True):
@@ -49,7 +49,9 @@ def draw_tarp(found: dict[str, dict[str, Ranked]], num_draws: int = NUM_DRAWS) -
             axes.plot(shares, _ecdf(ranked.rank[:, -1], num_draws), style, lw=1.2, label=label)
         axes.plot([0, 1], [0, 1], color="black", lw=0.6)
         axes.set(title=problem, xlabel="credibility", xlim=(0, 1), ylim=(0, 1))
-        axes.legend(fontsize=6, frameon=False)
+    most = max(panels.flat, key=lambda axes: len(axes.get_lines()))
+    handles, labels = most.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=7, frameon=False)
     panels[0, 0].set_ylabel("coverage")
     return figure
 

@@ -71,7 +71,8 @@ def row(problem: Problem, plan: Plan, ranked: Ranked) -> str:
     verdict = "holds" if found.holds else "**fails**"
     if plan.control:
         as_it_must = found.holds == (plan.control == "exact")
-        verdict += ", as it must" if as_it_must else ", **and must not**"
+        unlike = "is not seen" if plan.control == "wrong" else f"{verdict}, **and must not**"
+        verdict = f"{verdict}, as it must" if as_it_must else unlike
     name = f"control: {plan.name}" if plan.control else plan.name
     p_value = f"{found.p_value:.2g}" if found.p_value > 1e-4 else "< 1e-4"
     cells = [

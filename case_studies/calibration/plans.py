@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 import scoreppl as sp
 from case_studies.calibration.kernels import (
     Draw,
@@ -14,6 +16,8 @@ from case_studies.calibration.kernels import (
     proposing,
 )
 from case_studies.calibration.problems import Problem
+
+DEAR = "`AnnealedScoreMCMC`, hmc"
 
 
 class Plan(NamedTuple):
@@ -38,33 +42,34 @@ class Plan(NamedTuple):
 
 
 def on_mixture(problem: Problem) -> tuple[Plan, ...]:
-    """Return all kernels of the library, with the controls."""
+    """Return all kernels of the library, with the controls; from `DEAR` on they take long."""
     model = problem.model
 
     def annealed(**options: object) -> Callable[[int], sp.AnnealedScoreMCMC]:
         return lambda size: sp.AnnealedScoreMCMC(model, block_size=size, **options)  # type: ignore[arg-type]
 
-    def unweighted(guidance: sp.guidance.Guidance | None) -> Callable[[], sp.GuidedDiffusion]:
-        return lambda: sp.GuidedDiffusion(model, guidance=guidance, accept=None, block_size=19)
+    def unweighted(**options: object) -> Callable[[], sp.GuidedDiffusion]:
+        return lambda: sp.GuidedDiffusion(model, accept=None, block_size=19, **options)  # type: ignore[arg-type]
+
+    published = {"guidance": sp.guidance.Tweedie(), "max_shift": np.inf}
 
     return (
         Plan("exact draws", exact(problem), 10, "exact"),
         Plan("the same, x narrowed by a quarter", exact(problem, 0.75), 10, "wrong"),
         Plan("log density zero, NUTS", by_chain(lambda: nuts_on_zero(problem), 200, 20), 200,
              "wrong"),
-        Plan("guided paths of DPS, unweighted", by_chain(unweighted(sp.guidance.Tweedie()), 38, 1),
-             1, "wrong"),
-        Plan("`GuidedDiffusion(accept=None)`, unweighted", by_chain(unweighted(None), 38, 1), 1),
+        Plan("DPS", by_chain(unweighted(**published), 38, 1), 1, "wrong"),
+        Plan("`GuidedDiffusion(accept=None)`, unweighted", by_chain(unweighted(), 38, 1), 1),
         Plan("`ScoreMALA`", by_chain(lambda: sp.ScoreMALA(model), 400, 40), 200),
         Plan("`ScoreHMC`", by_chain(lambda: sp.ScoreHMC(model), 300, 10), 200),
         Plan("`ScoreNUTS`", by_chain(lambda: sp.ScoreNUTS(model), 300, 5), 200),
-        Plan("`AnnealedScoreMCMC`, hmc", by_block(annealed()), 100),
-        Plan("`AnnealedScoreMCMC`, split, 12 sweeps",
-             by_block(annealed(inner="split", steps_per_level=12)), 100),
         Plan("`AnnealedScoreMCMC`, split, one sweep", by_block(annealed(inner="split")), 100),
         Plan("`GuidedDiffusion`",
              by_chain(lambda: sp.GuidedDiffusion(model, block_size=95), 95, 5), 1),
         Plan("`DiffusionMH`", by_chain(lambda: proposing(problem), 200, 5), 200),
+        Plan("`AnnealedScoreMCMC`, hmc", by_block(annealed()), 100),
+        Plan("`AnnealedScoreMCMC`, split, 12 sweeps",
+             by_block(annealed(inner="split", steps_per_level=12)), 100),
         Plan("`ParticleGibbs`", by_chain(lambda: sp.ParticleGibbs(model), 25, 3), 200),
         Plan("`ScoreSMC`", by_particles(model, 500, 50), 1),
         Plan("`AnnealedScoreMCMC`, mala", by_block(annealed(inner="mala")), 100),

@@ -110,8 +110,16 @@ class Problem(NamedTuple):
         return jnp.stack([*linear, scale, log_likelihood, distance])
 
 
-def overlapping() -> Problem:
-    """Three skewed dimensions: four unequal components that run into each other."""
+def overlapping(name: str = "overlapping", scale: float = 0.6) -> Problem:
+    """Three skewed dimensions: four unequal components that run into each other.
+
+    Parameters
+    ----------
+    name
+        Of the problem.
+    scale
+        Median of the noise scale: the larger, the more the prior says.
+    """
     means = np.array([[-0.7, 0.4, 0.0], [0.6, -0.3, 0.7], [1.4, 1.0, -0.4], [-0.2, -1.3, -0.9]])
     scales = np.array([[0.5, 0.7, 0.6], [0.8, 0.5, 0.5], [0.4, 0.5, 0.7], [0.6, 0.6, 0.4]])
     prior = sp.analytic.GaussianMixture(
@@ -120,7 +128,12 @@ def overlapping() -> Problem:
     operator = np.array(
         [[1.0, 0.3, 0.0], [0.2, -1.0, 0.4], [0.5, 0.5, 1.0], [-0.6, 0.2, 0.8], [0.9, -0.4, -0.5]]
     )
-    return _mixture("overlapping", prior, operator, 0.6)
+    return _mixture(name, prior, operator, scale)
+
+
+def little_seen() -> Problem:
+    """Return the overlapping mixture in so much noise that the prior says more than the data."""
+    return overlapping("little seen", 2.0)
 
 
 def separated() -> Problem:

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import jax
 
 from case_studies.calibration import figures, judge, references
-from case_studies.calibration.plans import Plan, annealed_by_default, on_digits, on_mixture
-from case_studies.calibration.problems import Problem, digits, overlapping, separated
+from case_studies.calibration.plans import DEAR, Plan, annealed_by_default, on_digits, on_mixture
+from case_studies.calibration.problems import Problem, digits, little_seen, overlapping, separated
 from case_studies.calibration.study import Ranked, rank_truths, store, stored
 
 PARTS = ("mixture", "digits", "references")
@@ -37,6 +37,8 @@ class Sizes(NamedTuple):
         Of each chain.
     observations
         Of sbibm's tasks.
+    is_full
+        Whether the dear kernels run on every mixture.
     """
 
     mixture: int = 200
@@ -45,10 +47,11 @@ class Sizes(NamedTuple):
     digits: int = 10
     reference_draws: int = 100
     observations: tuple[int, ...] = (1,)
+    is_full: bool = False
 
 
 USUAL = Sizes()
-FULL = Sizes(500, 500, 200, 80, 200, tuple(range(1, 11)))
+FULL = Sizes(500, 500, 200, 80, 200, tuple(range(1, 11)), True)
 
 
 def main(
@@ -78,9 +81,12 @@ Work = list[tuple[Problem, tuple[Plan, ...], int]]
 
 def on_mixtures(sizes: Sizes) -> Work:
     """Return what is done on the mixtures."""
-    near, far = overlapping(), separated()
+    near, little, far = overlapping(), little_seen(), separated()
+    plans = on_mixture(little)
+    first_dear = next(i for i, plan in enumerate(plans) if plan.name == DEAR)
     return [
         (near, on_mixture(near), sizes.mixture),
+        (little, plans if sizes.is_full else plans[:first_dear], sizes.mixture),
         (far, on_mixture(far), sizes.separated),
     ]
 
