@@ -31,6 +31,7 @@
     python -m case_studies.galaxies --full --parts single --noises 0.1 \\
         --samplers AnnealedScoreMCMC --seed 2 --out docs/galaxies/second
     python -m case_studies.tomography --out docs/tomography
+    python -m case_studies.calibration --out docs/calibration
     python -m docs.scripts.update_readme
 """
 
@@ -117,10 +118,16 @@ PLACES = (
         ("case_studies/galaxies/README.md", part, f"docs/galaxies/{part}.md")
         for part in ("one_dimension", "single", "blend", "real")
     ),
+    ("case_studies/galaxies/README.md", "second", "docs/galaxies/second/single.md"),
     *(
         ("case_studies/curl/README.md", part, f"docs/curl/{part}.md")
         for part in ("loops", "trajectories", "steps", "thresholds", "verdicts")
     ),
+=======
+        ("case_studies/calibration/README.md", part, f"docs/calibration/{part}.md")
+        for part in ("mixture", "digits", "references")
+    ),
+    ("case_studies/galaxies/README.md", "one_dimension", "docs/galaxies/one_dimension.md"),
     *(
         ("case_studies/rare_event/README.md", part, f"docs/rare_event/{part}.md")
         for part in ("truths", "methods", "flow", "digits")
