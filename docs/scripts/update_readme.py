@@ -123,11 +123,10 @@ PLACES = (
         ("case_studies/curl/README.md", part, f"docs/curl/{part}.md")
         for part in ("loops", "trajectories", "steps", "thresholds", "verdicts")
     ),
-=======
+    *(
         ("case_studies/calibration/README.md", part, f"docs/calibration/{part}.md")
         for part in ("mixture", "digits", "references")
     ),
-    ("case_studies/galaxies/README.md", "one_dimension", "docs/galaxies/one_dimension.md"),
     *(
         ("case_studies/rare_event/README.md", part, f"docs/rare_event/{part}.md")
         for part in ("truths", "methods", "flow", "digits")
