@@ -1,4 +1,4 @@
-"""Put measured tables where the documentation shows them.
+r"""Put measured tables where the documentation shows them.
 
 ::
 
@@ -28,7 +28,7 @@
     python -m case_studies.rare_event --out docs/rare_event
     python -m case_studies.galaxies --full --data FILE --out docs/galaxies
     python -m case_studies.curl --galaxies --out docs/curl
-    python -m case_studies.galaxies --full --parts single --noises 0.1 \\
+    python -m case_studies.galaxies --full --parts single --noises 0.1 \
         --samplers AnnealedScoreMCMC --seed 2 --out docs/galaxies/second
     python -m case_studies.tomography --out docs/tomography
     python -m case_studies.calibration --out docs/calibration
