@@ -150,7 +150,7 @@ def as_quadrature(quadrature: str | Quadrature) -> Quadrature:
     """
     if isinstance(quadrature, Quadrature):
         return quadrature
-    if quadrature not in _BY_NAME:
+    if not isinstance(quadrature, str) or quadrature not in _BY_NAME:
         known = ", ".join(map(repr, _BY_NAME))
         raise ValueError(f"`quadrature={quadrature!r}` is not known; use a Quadrature or {known}.")
     return _BY_NAME[quadrature]()

@@ -74,6 +74,11 @@ def test_thresholds():
     assert verdict(0.05, 5.0) == "approximate"
     assert verdict(0.19, 0.5) == "approximate"
     assert verdict(0.3, 3.0) == "not corrected"
+    # So have decisions, of which a median may see nothing.
+    assert verdict(0.0, 1.0, flips=0.019) == "ok"
+    assert verdict(0.0, 1.0, flips=0.021) == "approximate"
+    assert verdict(0.0, 1.0, flips=0.099) == "approximate"
+    assert verdict(0.0, 1.0, flips=0.101) == "not corrected"
     # Two roundings: 1e-6 nats of loop in moves whose log acceptances do not vary.
     assert verdict(1e-6, 1e-7, rounding=1e-5) == "ok"
     assert verdict(0.0, 0.0) == "ok"

@@ -20,9 +20,12 @@ def stretch(image: np.ndarray, unit: float = SOFT) -> np.ndarray:
 
 def draw_galaxies(x: np.ndarray) -> Figure:
     """Show galaxies of the network, with their fluxes."""
-    columns = 8
-    figure = Figure(figsize=(12, 1.7 * -(-len(x) // columns)), layout="constrained")
-    for axes, image in zip(figure.subplots(-(-len(x) // columns), columns).flat, x, strict=True):
+    columns = min(8, len(x))
+    rows = -(-len(x) // columns)
+    figure = Figure(figsize=(1.5 * columns, 1.7 * rows), layout="constrained")
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.axis("off")
+    for axes, image in zip(figure.axes, x, strict=False):
         _show(axes, stretch(image), f"flux {float(flux(jnp.asarray(image))):.1f}", -0.5, 3.7)
     return figure
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.infer import MCMC
 
 import scoreppl as sp
+from case_studies.galaxies.draws import collector
 from case_studies.tomography.metrics import NUM_DRAWS
 from case_studies.tomography.model import ink, tomography_model
 
@@ -58,24 +58,18 @@ def warmed_up(
     """
     # Blocks as long as a run: a resumed chain then begins with a block of its own.
     kernel = sp.AnnealedScoreMCMC(tomography_model, num_levels=num_levels, block_size=num_draws)
-    mcmc = MCMC(
-        kernel, num_warmup=num_draws, num_samples=num_draws, progress_bar=False,
-        jit_model_args=True,
-    )  # fmt: skip
+    collect = collector(kernel, num_draws, ("x", "noise_scale"), "num_score_evaluations")
+    matrix = jnp.asarray(transform)
+    state = kernel.init(key, num_draws, None, (prior, matrix, jnp.asarray(pilot)), {})
 
     def draw(y: np.ndarray) -> Drawn:
+        # A chain goes on with keys of its own.
+        nonlocal state
         start = time.perf_counter()
-        fields = ("num_score_evaluations",)
-        mcmc.run(key, prior, jnp.asarray(transform), jnp.asarray(y), extra_fields=fields)
-        # A resumed chain goes on with keys of its own.
-        mcmc.post_warmup_state = mcmc.last_state
-        found = mcmc.get_samples()
+        state, (found, cost) = collect(state, (prior, matrix, jnp.asarray(y)))
         images, noise_scale = np.asarray(ink(found["x"])), np.asarray(found["noise_scale"])
         seconds = time.perf_counter() - start
-        evaluations = float(np.mean(mcmc.get_extra_fields()["num_score_evaluations"]))
-        return Drawn(images, noise_scale, evaluations, seconds)
+        return Drawn(images, noise_scale, float(np.mean(cost)), seconds)
 
-    draw(pilot)
-    # Without the warm-up it is another program, which is compiled here.
     draw(pilot)
     return draw

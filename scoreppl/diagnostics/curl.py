@@ -79,8 +79,9 @@ class LoopDefect(NamedTuple):
     num_score_evaluations
         Score evaluations spent.
     verdict
-        ``"ok"``: median below 0.02 nats and `ratio` below 0.1; ``"approximate"``: up to 0.2 nats
-        and 0.5; ``"not corrected"``: above. The thresholds are a judgement, not a theorem.
+        ``"ok"``: median below 0.02 nats, `ratio` below 0.1 and `flips` below 0.02;
+        ``"approximate"``: up to 0.2 nats, 0.5 and 0.1; ``"not corrected"``: above. The thresholds
+        are a judgement, not a theorem.
     """
 
     median: float
@@ -325,6 +326,7 @@ def summarise(loops: Loops, step_size: float, num_score_evaluations: int) -> Loo
     sizes = np.abs(integral)
     direct, around = (acceptance_rate(jnp.asarray(a)) for a in (along, along - integral[:, None]))
     median, sd = float(np.median(sizes)), spread(host["log_acceptance"])
+    flips = float(jnp.mean(jnp.abs(direct - around)))
     antisymmetric, symmetric = (
         float(np.sqrt(np.mean(host[name]))) for name in ("antisymmetric", "symmetric")
     )
@@ -337,10 +339,10 @@ def summarise(loops: Loops, step_size: float, num_score_evaluations: int) -> Loo
         kappa=step_size * antisymmetric,
         asymmetry=ratio(antisymmetric, symmetric),
         acceptance_rate=float(jnp.mean(acceptance_rate(loops.log_acceptance))),
-        flips=float(jnp.mean(jnp.abs(direct - around))),
+        flips=flips,
         step_size=step_size,
         quadrature_error=float(np.median(host["error"][finite])),
         num_nan=int(np.sum(~finite)),
         num_score_evaluations=num_score_evaluations,
-        verdict=verdict(median, sd, float(np.median(host["rounding"][finite]))),
+        verdict=verdict(median, sd, float(np.median(host["rounding"][finite])), flips),
     )

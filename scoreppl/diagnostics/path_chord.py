@@ -252,7 +252,7 @@ def summarise(
         for change in (0.0, difference[finite])
     )
     sizes, sd = np.abs(difference[finite]), spread(log_acceptance)
-    median = float(np.median(sizes))
+    median, flips = float(np.median(sizes)), float(np.mean(np.abs(path - chord)))
     return PathAgainstChord(
         median=median,
         quantile_90=float(np.quantile(sizes, 0.9)),
@@ -260,11 +260,11 @@ def summarise(
         ratio=ratio(median, sd),
         acceptance_path=float(np.mean(path)),
         acceptance_chord=float(np.mean(chord)),
-        flips=float(np.mean(np.abs(path - chord))),
+        flips=flips,
         step_size=step_size,
         num_steps=num_steps,
         quadrature_error=float(np.median(error[finite])),
         num_nan=int(np.sum(~finite)),
         num_score_evaluations=num_score_evaluations,
-        verdict=verdict(median, sd, float(np.median(rounding[finite]))),
+        verdict=verdict(median, sd, float(np.median(rounding[finite])), flips),
     )

@@ -1,7 +1,7 @@
 """From a disagreement in nats to words; the one place of the thresholds.
 
-Each pair has a threshold in nats and one in shares, and the worse of the two counts. They are a
-judgement, and this is what they mean, measured over trained networks, noise levels and step sizes
+Nats, shares and decisions have thresholds of their own, and the worst of the three counts. They are
+a judgement, and this is what they mean, measured over trained networks, noise levels and step sizes
 (``case_studies/curl``, where the tables are):
 
 - Nats count decisions. A median of 0.02 nats changes about 1 in 100 acceptance decisions and one
@@ -12,14 +12,17 @@ judgement, and this is what they mean, measured over trained networks, noise lev
   and at 50 % they are most of them. Small steps meet this threshold: the curl of a move falls
   with h and the deviation with h^(3/2), so that few decisions change, but as few are corrections.
   Where log acceptances have heavy tails the share looks small, and the nats decide.
+- Decisions are counted themselves, too. Medians do not see a curl that fewer than half of the moves
+  meet, such as one in a single mode; the mean change of an acceptance probability does.
 """
 
 import numpy as np
 
-OK = (0.02, 0.1)
-"""Nats, and share of the standard deviation of log alpha, below which nothing is to be seen."""
+OK = (0.02, 0.1, 0.02)
+"""Nats, share of the standard deviation of log alpha and share of the decisions, below which
+nothing is to be seen."""
 
-APPROXIMATE = (0.2, 0.5)
+APPROXIMATE = (0.2, 0.5, 0.1)
 """The same, up to which the acceptance is an approximate correction."""
 
 EXPLANATIONS = {
@@ -30,8 +33,10 @@ EXPLANATIONS = {
 """What each verdict says, from the best to the worst."""
 
 
-def verdict(median: float, sd_log_acceptance: float, rounding: float = 0.0) -> str:
-    """Judge a median disagreement: ``"ok"``, ``"approximate"`` or ``"not corrected"``.
+def verdict(
+    median: float, sd_log_acceptance: float, rounding: float = 0.0, flips: float = 0.0
+) -> str:
+    """Judge a disagreement: ``"ok"``, ``"approximate"`` or ``"not corrected"``.
 
     Parameters
     ----------
@@ -42,11 +47,14 @@ def verdict(median: float, sd_log_acceptance: float, rounding: float = 0.0) -> s
     rounding
         Disagreement in nats that float rounding explains; below it only nats are judged, for
         the ratio of two roundings says nothing.
+    flips
+        Share of the decisions that it changes.
     """
     share = 0.0 if median <= rounding else ratio(median, sd_log_acceptance)
-    if median < OK[0] and share < OK[1]:
+    found = (median, share, flips)
+    if all(value < limit for value, limit in zip(found, OK, strict=True)):
         return "ok"
-    if median <= APPROXIMATE[0] and share <= APPROXIMATE[1]:
+    if all(value <= limit for value, limit in zip(found, APPROXIMATE, strict=True)):
         return "approximate"
     return "not corrected"
 

@@ -80,8 +80,8 @@ class flat_scores(Messenger):
             raise ValueError(mask_error(name))
         if not isinstance(prior, ScorePrior):
             raise ValueError(
-                f"{name} wraps a ScorePrior in {type(prior).__name__}. Sample the ScorePrior "
-                "itself and transform its value in the model."
+                f"{name} wraps a ScorePrior in {type(prior).__name__}. Give it `transform=`, or "
+                "sample the ScorePrior itself and transform its value in the model."
             )
         if msg.get("_control_flow_done"):
             raise ValueError(

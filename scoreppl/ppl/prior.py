@@ -97,8 +97,8 @@ class ScorePrior(dist.Distribution):
         if missing:
             raise ValueError(
                 f"`score_model` of type {type(score_model).__name__} lacks {', '.join(missing)}; "
-                "wrap a network with sp.ScoreNetwork, or use sp.pretrained.load or "
-                "sp.analytic.GaussianMixture."
+                "wrap a network with sp.ScoreNetwork or a bare score function with sp.LocalScore, "
+                "or use sp.pretrained.load or sp.analytic.GaussianMixture."
             )
         if log_prob not in (None, "ode"):
             raise ValueError(f"`log_prob={log_prob!r}` is not known; use None or 'ode'.")

@@ -1,5 +1,6 @@
 """A score that is known at one noise level alone."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +72,15 @@ class LocalScore:
                 f"`score_fn` of type {type(self.score_fn).__name__} is not callable; it must be "
                 "score_fn(params, x)."
             )
+        try:
+            inspect.signature(self.score_fn).bind(None, None)
+        except TypeError:
+            raise ValueError(
+                "`score_fn` does not take two arguments; it must be score_fn(params, x), so wrap "
+                "score(x) as `lambda _, x: score(x)`."
+            ) from None
+        except ValueError:
+            pass  # Functions written in C may have no signature.
         object.__setattr__(self, "event_shape", check_shape("event_shape", self.event_shape))
 
     @property
