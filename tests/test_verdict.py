@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import scoreppl as sp
 from scoreppl import diagnostics
 from scoreppl.analytic import GaussianMixture
 from scoreppl.diagnostics.verdict import verdict
@@ -60,6 +61,25 @@ def test_more_nodes_make_a_gradients_loops_smaller():
         )
         assert few.quantile_90 > 20 * many.quantile_90
         assert few.quadrature_error > 1e3 * many.quadrature_error
+
+
+def test_a_curl_in_one_of_two_modes_is_seen():
+    """A field that turns in 45 of 100 places: the median loop is rounding, and decisions change."""
+    place, size = 8.0, 16
+    turn = jnp.zeros((size, size)).at[jnp.arange(0, size, 2), jnp.arange(1, size, 2)].set(1.0)
+    mode = jnp.zeros(size).at[0].set(place)
+
+    def score(_, x):
+        share = jax.nn.sigmoid(2 * place * x[0])
+        gradient = -(x - mode) * share - (x + mode) * (1 - share)
+        return gradient + share * (turn - turn.T) @ (x - mode)
+
+    sides = jnp.where(jnp.arange(256) < 115, 1.0, -1.0)
+    points = jax.random.normal(KEY, (256, size)) + sides[:, None] * mode
+    model = sp.LocalScore(score, event_shape=(size,))
+    found = diagnostics.loop_defect(model, points, 0.0, key=KEY, step_size=0.2, num_probes=0)
+    assert found.median < 1e-4 and found.flips > 0.1
+    assert found.verdict == "not corrected"
 
 
 def test_thresholds():

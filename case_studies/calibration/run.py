@@ -115,6 +115,7 @@ def certify(out: Path, name: str, work: Work, resume: bool) -> None:
         sets = None
         ranked: dict[str, Ranked] = {}
         found[problem.name] = ranked
+        say(f"{problem.name}: {count} data sets, {len(plans)} rows, {len(kept)} of them kept")
         for plan in plans:
             if plan.name in kept and len(kept[plan.name].rank) == count:
                 ranked[plan.name] = kept[plan.name]
@@ -122,6 +123,7 @@ def certify(out: Path, name: str, work: Work, resume: bool) -> None:
                 if sets is None:
                     sets = problem.simulate(key_sets, count)
                 title = f"{problem.name}, {plan.name}"
+                say(f"{title}: compiles")
                 ranked[plan.name] = rank_truths(plan, problem, sets, key_draws, _reporter(title))
                 store(out / f"{place}.npz", kept | ranked)
             lines.append(judge.row(problem, plan, ranked[plan.name]))

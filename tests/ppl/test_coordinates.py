@@ -235,6 +235,8 @@ def test_refusals_of_a_local_score():
             refused()
     with pytest.raises(ValueError, match="`score_fn` of type int"):
         sp.LocalScore(3, event_shape=(2,))
+    with pytest.raises(ValueError, match="does not take two arguments"):
+        sp.LocalScore(lambda x: -x, event_shape=(2,))
     with pytest.raises(ValueError, match="`event_shape="):
         sp.LocalScore(gaussian_score, event_shape=(-2,))
     with pytest.raises(ValueError, match="`score_fn` returned shape"):
