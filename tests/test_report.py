@@ -175,6 +175,15 @@ def test_the_screen_says_the_worst_verdict_of_all_sites(second, worst, words):
     assert not any(f"{other}: the " in text for other in others)
 
 
+@pytest.mark.parametrize("rates, said", [((0.5, 0.02), ""), ((0.5, 0.0), "1 of 2 levels accept")])
+def test_the_screen_says_how_many_levels_stand_still(rates, said):
+    found = report(Finished({"x": normal(2, 5)}))
+    found = found._replace(noise_levels=np.array([1.0, 0.1]), acceptance_rate_level=np.array(rates))
+    text = " ".join(str(found).split())
+    assert "by level, noise sd 1 to 0.1" in text
+    assert said in text and ("levels accept" in text) == bool(said)
+
+
 def test_hmc_on_a_network():
     with pytest.warns(UserWarning, match="curl"):
         mcmc = run(ScoreHMC(model, num_steps=3), num_chains=1)

@@ -18,6 +18,7 @@ from scoreppl.diagnostics.verdict import EXPLANATIONS
 _WIDTH = 96
 _LABEL = 13
 _MAX_LEVELS = 20
+_IDLE = 0.01  # Acceptance below which a level does not move.
 
 
 class Report(NamedTuple):
@@ -173,7 +174,16 @@ def _acceptance_rows(found: Report) -> list[tuple[str, str]]:
         shown = np.unique(np.linspace(0, count - 1, min(count, _MAX_LEVELS)).round().astype(int))
         rates = " ".join(f"{rate:.2f}" for rate in found.acceptance_rate_level[shown])
         first, last = (f"{sd:.2g}" for sd in found.noise_levels[[0, -1]])
-        rows.append(("", f"by level, noise sd {first} to {last} (data units): {rates}"))
+        rows.append(("", f"by level, noise sd {first} to {last} (score model's units): {rates}"))
+        idle = int(np.sum(found.acceptance_rate_level < _IDLE))
+        if idle:
+            rows.append(
+                (
+                    "",
+                    f"{idle} of {count} levels accept less than {_IDLE:.0%}, so that nothing is "
+                    "sampled there: use a longer warm-up, or look for weights that are no number",
+                )
+            )
     return rows
 
 
