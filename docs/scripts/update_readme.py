@@ -30,6 +30,9 @@ r"""Put measured tables where the documentation shows them.
     python -m case_studies.curl --galaxies --out docs/curl
     python -m case_studies.galaxies --full --parts single --noises 0.1 \
         --samplers AnnealedScoreMCMC --seed 2 --out docs/galaxies/second
+    python -m case_studies.galaxies --parts single --noises 0.1 \
+        --samplers log-density-zero-NUTS --compared 3 --galaxies 3 --tree-depth 10 \
+        --out docs/galaxies/deep
     python -m case_studies.tomography --out docs/tomography
     python -m case_studies.calibration --out docs/calibration
     python -m docs.scripts.update_readme
@@ -119,6 +122,7 @@ PLACES = (
         for part in ("one_dimension", "single", "blend", "real")
     ),
     ("case_studies/galaxies/README.md", "second", "docs/galaxies/second/single.md"),
+    ("case_studies/galaxies/README.md", "deep", "docs/galaxies/deep/single.md"),
     *(
         ("case_studies/curl/README.md", part, f"docs/curl/{part}.md")
         for part in ("loops", "trajectories", "steps", "thresholds", "verdicts")
