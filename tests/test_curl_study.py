@@ -167,6 +167,8 @@ def test_a_file_that_is_none(tmp_path):
         ("no_such_package.module:load", "must be package.module:function"),
         (f"{__name__}:absent", "must be package.module:function"),
         (":load", "must be package.module:function"),
+        (f"{__name__}:rotational_score", "a function of no arguments .missing"),
+        (f"{__name__}:CURL", "a function of no arguments .0.4 is not a callable"),
         ("case_studies.galaxies.network:installed", "returned a bool; it must return a score"),
     ],
 )

@@ -202,18 +202,19 @@ def test_the_table_of_blends_puts_swapped_draws_right():
 
 
 @pytest.mark.slow
-def test_draws_of_each_observation_are_its_own():
+def test_draws_of_each_observation_are_its_own(capsys):
     x = draw_galaxies(NORMAL, jax.random.key(0), 3)
     scene = observe(x, 0.01, jax.random.key(1))
     # Two skies far apart, whose posteriors must be, too.
     y = scene.y[1:] + jnp.array([0.0, 0.3])[:, None, None, None]
     kernel = sp.AnnealedScoreMCMC(one_galaxy, num_levels=12, block_size=4)
     arguments = (NORMAL, *single_matrices(BOX), jnp.asarray(0.01))
-    said = []
     found = independent_draws(
-        kernel, 4, arguments, scene.y[0], y, jax.random.key(2), said.append, ("x", "flux")
+        kernel, 4, arguments, scene.y[0], y, jax.random.key(2), "two skies", ("x", "flux")
     )
-    assert found.values["x"].shape == (2, 4, BOX, BOX) and len(said) == 2
+    assert found.values["x"].shape == (2, 4, BOX, BOX)
+    # The warm-up is the third of them.
+    assert "3/3" in capsys.readouterr().err
     assert found.evaluations == 24
     # A dozen levels do not get to the posteriors, and far enough to tell them apart.
     assert found.values["flux"][1].min() > found.values["flux"][0].max() + 5
@@ -228,13 +229,15 @@ def test_chains_of_the_published_prior_and_of_ours_run():
     starts, lengths = np.asarray(x[1:, None] + jnp.zeros((1, 2, 1, 1))), methods.Lengths(5, 20, 3)
     key = jax.random.key(3)
     chains = [
-        methods.practised(problem, key, print, starts, score=lambda x: -100.0 * x, lengths=lengths),
+        methods.practised(
+            problem, key, "test", starts, score=lambda x: -100.0 * x, lengths=lengths
+        ),
         *[
-            methods.local(problem, key, print, starts, make=make, lengths=lengths)
+            methods.local(problem, key, "test", starts, make=make, lengths=lengths)
             for make in methods.LOCAL.values()
         ],
     ]
-    guided = methods.independent(problem, key, print, make=methods.guided)
+    guided = methods.independent(problem, key, "test", make=methods.guided)
     assert guided.x.shape == chains[0].x.shape and guided.r_hat is None
     # Nothing of the first galaxy's draws is left in the second's.
     assert len(np.unique(guided.x.sum((2, 3)))) == 2 * methods.NUM_DRAWS

@@ -119,6 +119,17 @@ def test_psnr_of_a_constant_error():
     np.testing.assert_allclose(metrics.psnr(image + 0.1, image), 20.0)
 
 
+def test_psnr_of_the_mean_of_infinitely_many_draws():
+    rng = np.random.default_rng(0)
+    truth = np.zeros((40, 28, 28))
+    # Their law's mean is off by 0.1, which is 20 dB; the mean of four draws is 0.1 off, too.
+    draws = truth[:, None] + 0.1 + 0.2 * rng.normal(size=(40, 4, 28, 28))
+    found, few = metrics.psnr_of_exact_mean(draws, truth), metrics.psnr(draws.mean(1), truth)
+    # Standard error 0.03 dB of the mean over digits; 3 dB are the four draws' own error.
+    assert abs(found.mean() - 20) < 0.15
+    assert abs(few.mean() - 17) < 0.15
+
+
 def normal_posterior(transform, y):
     """Mean and covariance of a standard normal image's pixels and, last, the noise scale."""
     operator, centred = transform / 2, y - transform.sum(1) / 2
@@ -176,7 +187,7 @@ def test_our_side_of_the_study_at_its_smallest(small):
     scene = scenes.look(images, small, jax.random.key(1))
     assert scene.y.shape == (2, 48) and np.all(scene.noise_scales > 0)
     found = study.compare(
-        NORMAL, small, scene, scene.y[0], {}, jax.random.key(2), lambda text: None, 0,
+        NORMAL, small, scene, scene.y[0], {}, jax.random.key(2), "test", 0,
         num_draws=3, num_levels=3,
     )  # fmt: skip
     ((name, drawn),) = found.items()

@@ -51,18 +51,16 @@ def by_chain(make: Callable[[], Any], num_warmup: int, thin: int) -> Draw:
         state = kernel.init(key, num_warmup, None, (prior, y), {})
         constrain = kernel.postprocess_fn((prior, y), {})
 
-        def advance(_: Any, carry: tuple) -> tuple:
+        def advance(carry: tuple, _: None) -> tuple:
             state, total = carry
             state = kernel.sample(state, (prior, y), {})
-            return state, total + _cost(state)
+            return (state, total + _cost(state)), state.z
 
-        def keep(carry: tuple, _: None) -> tuple:
-            carry = jax.lax.fori_loop(0, thin, advance, carry)
-            return carry, constrain(carry[0].z)
-
-        carry = jax.lax.fori_loop(0, num_warmup, advance, (state, jnp.zeros(())))
-        (_, total), values = jax.lax.scan(keep, carry, None, length=num_draws)
-        return Drawn(values, total)
+        # One loop, warm-up included, so that the kernel compiles once.
+        length = num_warmup + thin * num_draws
+        (_, total), z = jax.lax.scan(advance, (state, jnp.zeros(())), None, length=length)
+        kept = jax.tree.map(lambda v: v[num_warmup + thin - 1 :: thin], z)
+        return Drawn(jax.vmap(constrain)(kept), total)
 
     return draw
 
@@ -73,10 +71,14 @@ def by_block(make: Callable[[int], Any]) -> Draw:
     def draw(prior: sp.ScoreModel, key: Array, y: Array, num_draws: int) -> Drawn:
         kernel = make(num_draws)
         state = kernel.init(key, num_draws, None, (prior, y), {})
-        state = kernel.sample(state, (prior, y), {})
-        # The rest of the warm-up's block would be handed out and thrown away.
-        state = state._replace(i=state.num_warmup, index=jnp.full_like(state.index, num_draws))
-        state = kernel.sample(state, (prior, y), {})
+
+        def block(state: Any, i: Array) -> tuple[Any, None]:
+            # The rest of the warm-up's block would be handed out and thrown away.
+            state = state._replace(i=i, index=jnp.full_like(state.index, num_draws))
+            return kernel.sample(state, (prior, y), {}), None
+
+        # A loop over the first draws of both blocks, so that the kernel compiles once.
+        state, _ = jax.lax.scan(block, state, jnp.array([0, num_draws]))
         values = jax.vmap(kernel.postprocess_fn((prior, y), {}))(state.block_z)
         return Drawn(values, 2.0 * num_draws * _cost(state))
 

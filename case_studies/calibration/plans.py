@@ -77,9 +77,14 @@ def on_mixture(problem: Problem) -> tuple[Plan, ...]:
 
 
 def on_digits(problem: Problem) -> tuple[Plan, ...]:
-    """Return the kernels that suit an image-sized network."""
+    """Return the kernels that an image-sized network leaves affordable, and a control."""
     model = problem.model
     return (
+        Plan("log density zero, NUTS", by_chain(lambda: nuts_on_zero(problem), 200, 5), 40,
+             "wrong"),
+        Plan("`ScoreMALA`", by_chain(lambda: sp.ScoreMALA(model), 400, 40), 40),
+        Plan("`ScoreHMC`", by_chain(lambda: sp.ScoreHMC(model), 300, 10), 40),
+        Plan("`ScoreNUTS`", by_chain(lambda: sp.ScoreNUTS(model, max_tree_depth=5), 200, 3), 40),
         annealed_by_default(problem),
         Plan("`GuidedDiffusion`",
              by_chain(lambda: sp.GuidedDiffusion(model, num_pilots=64), 64, 10), 1),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 import scoreppl as sp
 from case_studies.calibration.compare import Compared, compare
@@ -41,7 +42,6 @@ HEAD = (
 
 def run(
     write: Callable[[str], None],
-    report: Callable[[str], None],
     num_draws: int,
     sbibm: Path | None,
     posteriordb: Path | None,
@@ -51,8 +51,8 @@ def run(
 
     Parameters
     ----------
-    write, report
-        For the table, and for what has been done.
+    write
+        For the table.
     num_draws
         Of each of `NUM_CHAINS` chains.
     sbibm, posteriordb
@@ -67,15 +67,18 @@ def run(
     ]
     tasks.append(schools_task(posteriordb))
     lines = [HEAD]
-    for task in tasks:
-        for name, draws in controls(task, num_draws).items():
-            found = compare(draws, task.reference)
-            lines.append(row(task, name, found, 0.0, 0.0, name.startswith("exact")))
-        for plan in plans(task):
-            draws, evaluations, seconds = sample(plan, task, num_draws)
-            lines.append(row(task, plan.name, compare(draws, task.reference), evaluations, seconds))
-            report(lines[-1])
-            write("\n".join([*lines, "", note(num_draws)]))
+    with tqdm(total=sum(len(plans(task)) for task in tasks), desc="references") as bar:
+        for task in tasks:
+            for name, draws in controls(task, num_draws).items():
+                found = compare(draws, task.reference)
+                lines.append(row(task, name, found, 0.0, 0.0, name.startswith("exact")))
+            for plan in plans(task):
+                draws, evaluations, seconds = sample(plan, task, num_draws)
+                found = compare(draws, task.reference)
+                lines.append(row(task, plan.name, found, evaluations, seconds))
+                bar.update()
+                bar.write(lines[-1])
+                write("\n".join([*lines, "", note(num_draws)]))
 
 
 def controls(task: Task, num_draws: int) -> dict[str, np.ndarray]:

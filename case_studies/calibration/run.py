@@ -10,7 +10,6 @@ Writes ``certificate.md``, ``references.md`` and the figures, each as soon as it
 
 import time
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -70,8 +69,8 @@ def main(
             certify(out, "digits", on_networks(sizes), resume)
         if "references" in parts:
             references.run(
-                partial(_write, out / "references.md"), say,
-                sizes.reference_draws, sbibm, posteriordb, sizes.observations,
+                partial(_write, out / "references.md"), sizes.reference_draws,
+                sbibm, posteriordb, sizes.observations,
             )  # fmt: skip
     say(f"{time.perf_counter() - start:.0f} seconds in all")
 
@@ -123,8 +122,7 @@ def certify(out: Path, name: str, work: Work, resume: bool) -> None:
                 if sets is None:
                     sets = problem.simulate(key_sets, count)
                 title = f"{problem.name}, {plan.name}"
-                say(f"{title}: compiles")
-                ranked[plan.name] = rank_truths(plan, problem, sets, key_draws, _reporter(title))
+                ranked[plan.name] = rank_truths(plan, problem, sets, key_draws, title)
                 store(out / f"{place}.npz", kept | ranked)
             lines.append(judge.row(problem, plan, ranked[plan.name]))
             say(lines[-1])
@@ -136,10 +134,6 @@ def certify(out: Path, name: str, work: Work, resume: bool) -> None:
 
 def _write(file: Path, text: str) -> None:
     file.write_text(text + "\n")
-
-
-def _reporter(title: str) -> Callable[[str], None]:
-    return lambda text: say(f"{title}: {text}")
 
 
 def say(text: str) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax import Array
+from tqdm import tqdm
 
 import scoreppl as sp
 from case_studies.calibration.kernels import NUM_DRAWS
@@ -16,7 +17,6 @@ from case_studies.calibration.plans import Plan
 from case_studies.calibration.problems import Problem, Sets
 from case_studies.calibration.ranks import correlation, ranks
 
-Report = Callable[[str], None]
 NUM_PARTS = 2
 
 
@@ -39,7 +39,7 @@ class Ranked(NamedTuple):
     seconds: float
 
 
-def rank_truths(plan: Plan, problem: Problem, sets: Sets, key: Array, report: Report) -> Ranked:
+def rank_truths(plan: Plan, problem: Problem, sets: Sets, key: Array, title: str) -> Ranked:
     """Run the kernel on every data set.
 
     Parameters
@@ -52,8 +52,8 @@ def rank_truths(plan: Plan, problem: Problem, sets: Sets, key: Array, report: Re
         The data sets with their truths.
     key
         PRNG key.
-    report
-        Told what has been done.
+    title
+        Of the progress bar.
     """
 
     @jax.jit
@@ -74,17 +74,19 @@ def rank_truths(plan: Plan, problem: Problem, sets: Sets, key: Array, report: Re
     parts = [slice(i, i + size) for i in range(0, count, size)]
     compiled: dict[int, Callable] = {}
     draws, costs, seconds = [], [], 0.0
-    for part in parts:
-        arguments = (problem.prior, keys[part], jax.tree.map(lambda v, part=part: v[part], sets))
-        length = len(arguments[1])
-        if length not in compiled:
-            compiled[length] = run.lower(*arguments).compile()
-        start = time.perf_counter()
-        found, cost = map(np.asarray, compiled[length](*arguments))
-        seconds += time.perf_counter() - start
-        draws.append(found)
-        costs.append(cost)
-        report(f"{sum(map(len, draws))} of {count} posteriors, {seconds:.0f} s")
+    with tqdm(total=count, desc=title, unit="posterior") as bar:
+        for part in parts:
+            of = jax.tree.map(lambda v, part=part: v[part], sets)
+            arguments = (problem.prior, keys[part], of)
+            length = len(of.y)
+            if length not in compiled:
+                compiled[length] = run.lower(*arguments).compile()
+            start = time.perf_counter()
+            found, cost = map(np.asarray, compiled[length](*arguments))
+            seconds += time.perf_counter() - start
+            draws.append(found)
+            costs.append(cost)
+            bar.update(length)
     values = np.concatenate(draws).astype(np.float64)
     truth = np.asarray(jax.vmap(problem.summarise)(sets.x, sets.scale, sets), np.float64)
     return Ranked(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
+from tqdm import tqdm
 
 import scoreppl as sp
 from scoreppl.diagnostics import LoopDefect, PathAgainstChord
@@ -153,7 +154,7 @@ def measure(
     report(f"{name}: {sizes.points} draws of the prior")
     levels: list[Level] = []
     steps: list[Step] = []
-    for index, t in enumerate(times(model, sizes.levels).tolist()):
+    for index, t in enumerate(tqdm(times(model, sizes.levels).tolist(), desc=name)):
         keys = jax.random.split(jax.random.fold_in(key_levels, index), 4)
         points = noised(model, keys[0], x, t)
         alpha, sigma = map(float, model.noise(t))

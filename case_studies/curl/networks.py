@@ -1,6 +1,7 @@
 """The networks that are measured: the project's own, a control, and those of the user."""
 
 import importlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -108,6 +109,12 @@ def from_function(place: str) -> Named:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"`--model {place}` must be package.module:function, importable from here ({error})."
+        ) from error
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"`--model {place}` must name a function of no arguments ({error})."
         ) from error
     model = function()
     # Runtime protocols look for names alone, which is what is asked here.

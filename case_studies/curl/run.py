@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from case_studies.curl import figures, tables
 from case_studies.curl.measure import USUAL, Level, Sizes, Step, measure
@@ -28,7 +29,7 @@ def main(out: Path, networks: list[Named], sizes: Sizes = USUAL, seed: int = 0) 
     steps: list[Step] = []
 
     def report(text: str) -> None:
-        print(f"{time.perf_counter() - start:5.0f} s  {text}", flush=True)
+        tqdm.write(f"{time.perf_counter() - start:5.0f} s  {text}")
 
     for named in networks:
         found = measure(named.name, named.load(), jax.random.key(seed), sizes, report)

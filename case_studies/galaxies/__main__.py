@@ -33,6 +33,9 @@ parser.add_argument(
     "--samplers", nargs="+", choices=names, default=list(names), help="of galaxies that stand alone"
 )
 parser.add_argument("--tree-depth", type=count, help="of NUTS at most")
+parser.add_argument(
+    "--reverse-steps", type=count, help="of the default kernel, instead of its own number"
+)
 parser.add_argument("--noises", type=positive, nargs="+", help="of galaxies that stand alone")
 parser.add_argument("--seed", type=int, default=1, help="of galaxies that stand alone")
 parser.add_argument(
@@ -49,5 +52,7 @@ asked = {
 sizes = (FULL if given.full else USUAL)._replace(**asked)
 if given.tree_depth is not None:
     sizes = sizes._replace(lengths=sizes.lengths._replace(tree_depth=given.tree_depth))
+if given.reverse_steps is not None:
+    sizes = sizes._replace(lengths=sizes.lengths._replace(num_reverse_steps=given.reverse_steps))
 samplers = tuple(names[name] for name in given.samplers)
 main(given.out, given.data, tuple(given.parts), sizes, samplers, given.seed)

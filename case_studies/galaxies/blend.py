@@ -12,7 +12,7 @@ from jax import Array
 
 import scoreppl as sp
 from case_studies.galaxies.coverage import judge
-from case_studies.galaxies.draws import Draws, Report, independent_draws
+from case_studies.galaxies.draws import Draws, independent_draws
 from case_studies.galaxies.methods import NUM_DRAWS
 from case_studies.galaxies.model import Corners, Sky, blend
 from case_studies.galaxies.scenes import CENTRE, draw_galaxies, flux, gaussian_psf, see, smear
@@ -99,12 +99,12 @@ def annealed(model: Callable[..., None]) -> sp.AnnealedScoreMCMC:
     return sp.AnnealedScoreMCMC(model, num_weight_steps=16, block_size=NUM_DRAWS)
 
 
-def sample(prior: sp.ScoreModel, key: Array, pilot: Array, y: Array, report: Report) -> Draws:
+def sample(prior: sp.ScoreModel, key: Array, pilot: Array, y: Array, title: str) -> Draws:
     """Draw from the posteriors of simulated blends."""
     kernel = annealed(partial(blend, corners=corners(PLACES)))
     sites = [f"{name}{k}" for k in range(len(PLACES)) for name in ("place", "flux")]
     arguments = (prior, simulated_sky())
-    return independent_draws(kernel, NUM_DRAWS, arguments, pilot, y, key, report, sites)
+    return independent_draws(kernel, NUM_DRAWS, arguments, pilot, y, key, title, sites)
 
 
 def labels(places: np.ndarray, catalogue: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from jax import Array
 
 import scoreppl as sp
 from case_studies.galaxies.blend import annealed, corners
-from case_studies.galaxies.draws import Report, independent_draws
+from case_studies.galaxies.draws import independent_draws
 from case_studies.galaxies.methods import NUM_DRAWS
 from case_studies.galaxies.model import Corners, Sky, look, sources
 from case_studies.galaxies.network import SIZE
@@ -155,7 +155,7 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    prior: sp.ScoreModel, cutout: Cutout, key: Array, report: Report,
+    prior: sp.ScoreModel, cutout: Cutout, key: Array, title: str,
     kernel: Callable = annealed,
 ) -> Fitted:  # fmt: skip
     """Draw from the posterior of the real pair."""
@@ -166,7 +166,7 @@ def fit(
     arguments = (prior, cutout.sky, cutout.wings, cutout.wing_sd)
     found = independent_draws(
         kernel(model), NUM_DRAWS, arguments, cutout.y, cutout.y[None], key,
-        report, [*sites, "seen", "wings"],
+        title, [*sites, "seen", "wings"],
     )  # fmt: skip
     values = {site: draws[0] for site, draws in found.values.items()}
     return Fitted(values, found.evaluations, found.seconds)

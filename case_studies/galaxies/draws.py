@@ -1,15 +1,14 @@
 """Independent draws of many posteriors by one kernel, warmed up once and compiled once."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 from numpyro.util import is_prng_key
-
-Report = Callable[[str], None]
+from tqdm import tqdm
 
 
 class Draws(NamedTuple):
@@ -32,7 +31,7 @@ class Draws(NamedTuple):
 
 def independent_draws(
     kernel: Any, num_draws: int, arguments: tuple, pilot: Array, observations: Array,
-    key: Array, report: Report, sites: Sequence[str],
+    key: Array, title: str, sites: Sequence[str],
 ) -> Draws:  # fmt: skip
     """Draw from each posterior, with a warm-up on one observation apart.
 
@@ -51,19 +50,23 @@ def independent_draws(
         What to draw the posteriors of, along the first axis.
     key
         PRNG key.
-    report
-        Told what has been done.
+    title
+        Of the progress bar.
     sites
         Which to keep.
     """
     collect = collector(kernel, num_draws, sites, "num_score_evaluations")
     state = kernel.init(key, num_draws, None, (*arguments, pilot), {})
-    state, (_, cost) = collect(state, (*arguments, pilot))
-    start, found = time.perf_counter(), []
-    for y in counted(observations, report):
-        # A chain goes on with keys of its own.
-        state, (values, cost) = collect(state, (*arguments, y))
-        found.append(jax.tree.map(np.asarray, values))
+    found = []
+    with tqdm(total=len(observations) + 1, desc=f"{title}, with a warm-up") as bar:
+        state, (_, cost) = collect(state, (*arguments, pilot))
+        bar.update()
+        start = time.perf_counter()
+        for y in observations:
+            # A chain goes on with keys of its own.
+            state, (values, cost) = collect(state, (*arguments, y))
+            found.append(jax.tree.map(np.asarray, values))
+            bar.update()
     seconds = (time.perf_counter() - start) / max(len(found), 1)
     values = {site: np.stack([draws[site] for draws in found]) for site in sites}
     return Draws(values, float(np.mean(cost)), seconds)
@@ -108,11 +111,3 @@ def collector(kernel: Any, num_draws: int, sites: Sequence[str], cost: str) -> C
         return jax.lax.scan(step, state, None, length=num_draws)
 
     return collect
-
-
-def counted(observations: Array, report: Report) -> Iterator[Array]:
-    """Give the observations one after another, and say how many are done."""
-    start = time.perf_counter()
-    for index, y in enumerate(observations):
-        yield y
-        report(f"{index + 1} of {len(observations)}, {time.perf_counter() - start:.0f} s")

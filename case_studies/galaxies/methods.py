@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpyro.infer import NUTS, init_to_value
+from tqdm import tqdm
 
 import scoreppl as sp
 from case_studies.galaxies import published
-from case_studies.galaxies.draws import Report, collector, counted, independent_draws
+from case_studies.galaxies.draws import collector, independent_draws
 from case_studies.galaxies.model import one_galaxy
 from case_studies.galaxies.network import score_in_flux, to_flux
 from case_studies.galaxies.scenes import Scene, flux, single_matrices
@@ -74,7 +75,7 @@ class Problem(NamedTuple):
     noise: float
 
 
-def independent(problem: Problem, key: Array, report: Report, *, make: Callable) -> Drawn:
+def independent(problem: Problem, key: Array, title: str, *, make: Callable) -> Drawn:
     """Draw from each posterior by a kernel of independent draws, warmed up once.
 
     Parameters
@@ -83,8 +84,8 @@ def independent(problem: Problem, key: Array, report: Report, *, make: Callable)
         What to sample.
     key
         PRNG key.
-    report
-        Told what has been done.
+    title
+        Of the progress bar.
     make
         ``make(model)`` returns the kernel, whose blocks are `NUM_DRAWS` long: a resumed chain then
         begins with a block of its own.
@@ -95,13 +96,13 @@ def independent(problem: Problem, key: Array, report: Report, *, make: Callable)
         jnp.asarray(problem.noise),
     )
     found = independent_draws(
-        make(one_galaxy), NUM_DRAWS, arguments, problem.pilot, problem.scene.y, key, report, ("x",)
+        make(one_galaxy), NUM_DRAWS, arguments, problem.pilot, problem.scene.y, key, title, ("x",)
     )
     return Drawn(found.values["x"], None, found.evaluations * NUM_DRAWS, found.seconds)
 
 
 class Lengths(NamedTuple):
-    """Of the chains.
+    """Of the chains, and of the stretches of the default kernel.
 
     Attributes
     ----------
@@ -109,15 +110,18 @@ class Lengths(NamedTuple):
         Draws of each chain; `samples` are thinned to `NUM_DRAWS` of all chains together.
     tree_depth
         Largest of NUTS.
+    num_reverse_steps
+        Network calls for one cleaner image of the default kernel; two are its own default.
     """
 
     warmup: int = 50
     samples: int = 100
     tree_depth: int = 5
+    num_reverse_steps: int = 2
 
 
 def local(
-    problem: Problem, key: Array, report: Report, starts: np.ndarray, *, make: Callable,
+    problem: Problem, key: Array, title: str, starts: np.ndarray, *, make: Callable,
     lengths: Lengths,
 ) -> Drawn:  # fmt: skip
     """Run chains of a local kernel of this package, in the network's coordinates."""
@@ -125,13 +129,13 @@ def local(
     arguments = (problem.prior, *matrices, jnp.asarray(problem.noise))
     to_start = to_flux().inv
     return _chains(
-        make(one_galaxy, lengths.tree_depth), key, report, problem.scene.y, arguments,
+        make(one_galaxy, lengths.tree_depth), key, title, problem.scene.y, arguments,
         np.asarray(to_start(jnp.asarray(starts[:, :NUM_CHAINS]))), lengths, "num_score_evaluations",
     )  # fmt: skip
 
 
 def practised(
-    problem: Problem, key: Array, report: Report, starts: np.ndarray, *,
+    problem: Problem, key: Array, title: str, starts: np.ndarray, *,
     score: Callable[[Array], Array] = score_in_flux, lengths: Lengths,
 ) -> Drawn:  # fmt: skip
     """Run one chain of NUTS with log density zero for the prior, in pixels."""
@@ -144,12 +148,12 @@ def practised(
     arguments = (*single_matrices(shape[-1]), jnp.asarray(problem.noise))
     lengths = lengths._replace(warmup=PRACTISED_WARMUP, samples=PRACTISED_SAMPLES)
     return _chains(
-        kernel, key, report, problem.scene.y, arguments, starts[:, :1], lengths, "num_steps"
+        kernel, key, title, problem.scene.y, arguments, starts[:, :1], lengths, "num_steps"
     )
 
 
 def _chains(
-    kernel: Any, key: Array, report: Report, observations: Array, arguments: tuple,
+    kernel: Any, key: Array, title: str, observations: Array, arguments: tuple,
     starts: np.ndarray, lengths: Lengths, cost: str,
 ) -> Drawn:  # fmt: skip
     num_chains = starts.shape[1]
@@ -157,7 +161,7 @@ def _chains(
     warm_up = collector(kernel, lengths.warmup, (), cost)
     collect = collector(kernel, lengths.samples, ("x",), cost)
     found, r_hats, costs, start = [], [], [], time.perf_counter()
-    for index, y in enumerate(counted(observations, report)):
+    for index, y in enumerate(tqdm(observations, desc=title)):
         if index == 1:  # the first one compiles
             start = time.perf_counter()
         keys = jax.random.split(jax.random.fold_in(key, index), num_chains)
@@ -177,9 +181,11 @@ def _chains(
     return Drawn(np.stack(found), np.array(r_hats), float(np.mean(costs)), seconds)
 
 
-def annealed(model: Callable) -> sp.AnnealedScoreMCMC:
-    """Return the kernel that is recommended on networks, as it comes."""
-    return sp.AnnealedScoreMCMC(model, block_size=NUM_DRAWS)
+def annealed(
+    model: Callable, num_reverse_steps: int = Lengths().num_reverse_steps
+) -> sp.AnnealedScoreMCMC:
+    """Return the kernel that is recommended on networks; the default is its own."""
+    return sp.AnnealedScoreMCMC(model, num_reverse_steps=num_reverse_steps, block_size=NUM_DRAWS)
 
 
 def guided(model: Callable) -> sp.GuidedDiffusion:

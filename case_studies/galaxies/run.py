@@ -9,6 +9,7 @@ The first part needs no network. The others need ``pip install -e ".[galaxies]"`
 """
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,6 @@ from matplotlib.figure import Figure
 
 import scoreppl as sp
 from case_studies.galaxies import blend, coverage, cutout, figures, network, one_dimension
-from case_studies.galaxies.draws import Report
 from case_studies.galaxies.methods import (
     ANNEALED,
     INDEPENDENT,
@@ -27,6 +27,7 @@ from case_studies.galaxies.methods import (
     Drawn,
     Lengths,
     Problem,
+    annealed,
     independent,
     local,
     practised,
@@ -98,8 +99,8 @@ def single(
                 continue
             count = sizes.galaxies if name == ANNEALED and is_asked else sizes.compared
             part = problem._replace(scene=Scene(*(v[:count] for v in problem.scene)))
-            report = reporter(f"noise {noise:g}, {name}")
-            found = draw(name, part, key_draws, report, starts, sizes.lengths)
+            title = f"noise {noise:g}, {name}"
+            found = draw(name, part, key_draws, title, starts, sizes.lengths)
             if name == ANNEALED:
                 starts = found.x[: sizes.compared]
             if is_asked:
@@ -119,15 +120,18 @@ def names_at(noise: float, sizes: Sizes) -> list[str]:
 
 
 def draw(
-    name: str, problem: Problem, key: jax.Array, report: Report, starts: np.ndarray,
+    name: str, problem: Problem, key: jax.Array, title: str, starts: np.ndarray,
     lengths: Lengths,
 ) -> Drawn:  # fmt: skip
     """Draw by the sampler of that name; chains start at draws of the default kernel."""
+    if name == ANNEALED:
+        make = partial(annealed, num_reverse_steps=lengths.num_reverse_steps)
+        return independent(problem, key, title, make=make)
     if name in INDEPENDENT:
-        return independent(problem, key, report, make=INDEPENDENT[name])
+        return independent(problem, key, title, make=INDEPENDENT[name])
     if name in LOCAL:
-        return local(problem, key, report, starts, make=LOCAL[name], lengths=lengths)
-    return practised(problem, key, report, starts, lengths=lengths)
+        return local(problem, key, title, starts, make=LOCAL[name], lengths=lengths)
+    return practised(problem, key, title, starts, lengths=lengths)
 
 
 def note(sizes: Sizes) -> str:
@@ -148,21 +152,16 @@ def blended(out: Path, sizes: Sizes, prior: sp.ScoreModel) -> None:
     key_truth, key_draws = jax.random.split(jax.random.key(2))
     truth = blend.simulate(prior, key_truth, sizes.blends + 1)
     pilot, truth = truth.y[0], blend.Truth(truth.place[1:], truth.flux[1:], truth.y[1:])
-    draws = blend.sample(prior, key_draws, pilot, truth.y, reporter("blends"))
+    draws = blend.sample(prior, key_draws, pilot, truth.y, "blends")
     write(out, "blend", blend.table(draws, truth))
 
 
 def real(out: Path, data: Path, prior: sp.ScoreModel) -> None:
     """Write table and figure of the real pair."""
     seen = cutout.read(data)
-    fitted = cutout.fit(prior, seen, jax.random.key(3), reporter("real pair"))
+    fitted = cutout.fit(prior, seen, jax.random.key(3), "real pair")
     write(out, "real", cutout.table(seen, fitted))
     save(out, "real", figures.draw_cutout(seen, fitted))
-
-
-def reporter(title: str) -> Report:
-    """Return a function that prints what has been done."""
-    return lambda text: print(f"{title}: {text}", flush=True)
 
 
 def write(out: Path, name: str, text: str) -> None:

@@ -51,6 +51,24 @@ def psnr(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return -10 * np.log10(np.mean((image - truth) ** 2, (-2, -1)))
 
 
+def psnr_of_exact_mean(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    r"""Return the decibels of the mean of infinitely many draws, estimated from few.
+
+    The squared error of a mean of m independent draws is that of their law's mean and, in
+    expectation, their variance over m, which is subtracted here. NaN where nothing is left.
+
+    Parameters
+    ----------
+    draws
+        Shape ``(..., draws, size, size)``.
+    truth
+        Shape ``(..., size, size)``.
+    """
+    squared = np.mean((draws.mean(-3) - truth) ** 2, (-2, -1))
+    own = np.mean(draws.var(-3, ddof=1), (-2, -1)) / draws.shape[-3]
+    return -10 * np.log10(np.where(squared > own, squared - own, np.nan))
+
+
 def crps(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
     r"""Return the continuous ranked probability score, unbiased for few draws.
 

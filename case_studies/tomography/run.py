@@ -20,7 +20,7 @@ from case_studies.tomography.scenes import (
     look,
     real_digits,
 )
-from case_studies.tomography.study import Report, at_pixel_noise, compare, has_peers, tune
+from case_studies.tomography.study import at_pixel_noise, compare, has_peers, tune
 
 if TYPE_CHECKING:
     from case_studies.tomography.peers import Peer
@@ -46,7 +46,7 @@ class Sizes(NamedTuple):
     """
 
     digits: int = 40
-    compared: int = 20
+    compared: int = 40
     long_steps: int | None = None
 
 
@@ -79,7 +79,7 @@ def tuning(out: Path, sizes: Sizes, prior: sp.ScoreNetwork, transform: np.ndarra
     images = real_digits(prior, jax.random.key(0))[jnp.asarray(TUNING_DIGITS)]
     pilots = look(images, transform, jax.random.key(1))
     peers = candidates(sizes)
-    values = tune(prior, transform, pilots, peers, NUM_TUNING_DRAWS, reporter("tuning"))
+    values = tune(prior, transform, pilots, peers, NUM_TUNING_DRAWS)
     write(out, "tuning", tables.tuning(list(zip(peers, values, strict=True)), NUM_TUNING_DRAWS))
 
 
@@ -95,7 +95,7 @@ def judge(
     scene = look(images[: sizes.digits], transform, jax.random.key(4 + PARTS.index(part)))
     found = compare(
         prior, transform, scene, pilot, chosen() if has_peers() else {}, jax.random.key(7),
-        reporter(part), sizes.compared,
+        TITLES[part], sizes.compared,
     )  # fmt: skip
     judged = tables.Judged(
         TITLES[part], scene, found, at_pixel_noise(prior, found, jax.random.key(8)),
@@ -105,11 +105,6 @@ def judge(
     write(out, f"intervals_{part}", tables.intervals(judged))
     save(out, f"digits_{part}", figures.draw_digits(judged, transform))
     save(out, f"intervals_{part}", figures.draw_coverage(judged))
-
-
-def reporter(title: str) -> Report:
-    """Return a function that prints what has been done."""
-    return lambda text: print(f"{title}: {text}", flush=True)
 
 
 def write(out: Path, name: str, text: str) -> None:

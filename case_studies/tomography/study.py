@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 from jax import Array
+from tqdm import tqdm
 
 import scoreppl as sp
 from case_studies.tomography.annealing import Drawn, warmed_up
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from case_studies.tomography.peers import Peer
 
 OURS = "`AnnealedScoreMCMC`"
-Report = Callable[[str], None]
 # Draws of each posterior, by method.
 Found = dict[str, list[Drawn]]
 
@@ -31,7 +31,7 @@ def has_peers() -> bool:
 
 def compare(
     prior: sp.ScoreNetwork, transform: np.ndarray, scene: Scene, pilot: np.ndarray,
-    peers: "dict[str, Peer]", key: Array, report: Report, num_compared: int,
+    peers: "dict[str, Peer]", key: Array, title: str, num_compared: int,
     num_draws: int = NUM_DRAWS, num_levels: int = 128,
 ) -> Found:  # fmt: skip
     """Draw from the posterior of each digit by every method in turn.
@@ -50,8 +50,8 @@ def compare(
         Methods of deepinv, by name; may be empty.
     key
         PRNG key.
-    report
-        Told how many digits are done.
+    title
+        Of the progress bar.
     num_compared
         Digits, the first ones, for the peers.
     num_draws
@@ -67,12 +67,11 @@ def compare(
     for draw in theirs.values():  # compiles
         draw(pilot, 1.0, 0)
     found: Found = {name: [] for name in (OURS, *peers)}
-    start = time.perf_counter()
-    for index, (y, noise_scale) in enumerate(zip(scene.y, scene.noise_scales, strict=True)):
+    digits = list(zip(scene.y, scene.noise_scales, strict=True))
+    for index, (y, noise_scale) in enumerate(tqdm(digits, desc=title)):
         found[OURS].append(ours(y))
         for name, draw in theirs.items() if index < num_compared else ():
             found[name].append(draw(y, float(noise_scale), index + 1))
-        report(f"{index + 1} of {len(scene.y)} digits, {time.perf_counter() - start:.0f} s")
     return found
 
 
@@ -96,17 +95,16 @@ def peer_runner(
 
 def tune(
     prior: sp.ScoreNetwork, transform: np.ndarray, pilots: Scene, candidates: "list[Peer]",
-    num_draws: int, report: Report,
+    num_draws: int,
 ) -> list[float]:  # fmt: skip
     """Return the mean PSNR, in decibels, of each candidate's mean of draws on the pilot digits."""
     run, values = peer_runner(prior, transform, num_draws), []
-    for peer in candidates:
+    for peer in tqdm(candidates, desc="tuning the peers"):
         decibels = [
             psnr(run(peer, y, float(scale), index + 1).images.mean(0), image)
             for index, (image, scale, y) in enumerate(zip(*pilots, strict=True))
         ]
         values.append(float(np.mean(decibels)))
-        report(f"{peer}: {values[-1]:.2f} dB")
     return values
 
 
