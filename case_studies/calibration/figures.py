@@ -40,18 +40,24 @@ def draw_tarp(found: dict[str, dict[str, Ranked]], num_draws: int = NUM_DRAWS) -
     figure = Figure(figsize=(4.2 * len(found) + 2.4, 4.4), layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)
     shares = np.arange(1, num_draws + 1) / (num_draws + 1)
+    # A kernel looks alike in all panels.
+    names = list(dict.fromkeys(name for kernels in found.values() for name in kernels))
+    lines = {}
     for axes, (problem, kernels) in zip(panels.flat, found.items(), strict=True):
         low, high = band(max(len(r.rank) for r in kernels.values()), num_draws, BAND)
         axes.fill_between(shares, low, high, color="0.85", lw=0)
-        for index, (name, ranked) in enumerate(kernels.items()):
+        for name, ranked in kernels.items():
+            index = names.index(name)
             style = ("-", "--", ":")[index // 10]
-            label = name.replace("`", "")
-            axes.plot(shares, _ecdf(ranked.rank[:, -1], num_draws), style, lw=1.2, label=label)
+            observed = _ecdf(ranked.rank[:, -1], num_draws)
+            (lines[name.replace("`", "")],) = axes.plot(
+                shares, observed, style, lw=1.2, color=f"C{index % 10}"
+            )
         axes.plot([0, 1], [0, 1], color="black", lw=0.6)
         axes.set(title=problem, xlabel="credibility", xlim=(0, 1), ylim=(0, 1))
-    most = max(panels.flat, key=lambda axes: len(axes.get_lines()))
-    handles, labels = most.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=7, frameon=False)
+    figure.legend(
+        lines.values(), lines.keys(), loc="outside right center", fontsize=7, frameon=False
+    )
     panels[0, 0].set_ylabel("coverage")
     return figure
 

@@ -33,6 +33,8 @@ r"""Put measured tables where the documentation shows them.
     python -m case_studies.galaxies --parts single --noises 0.1 \
         --samplers log-density-zero-NUTS --compared 3 --galaxies 3 --tree-depth 10 \
         --out docs/galaxies/deep
+    python -m case_studies.galaxies --full --parts single --noises 0.1 \
+        --samplers AnnealedScoreMCMC --seed 3 --reverse-steps 4 --out docs/galaxies/four_steps
     python -m case_studies.tomography --out docs/tomography
     python -m case_studies.calibration --out docs/calibration
     python -m docs.scripts.update_readme
@@ -123,6 +125,7 @@ PLACES = (
     ),
     ("case_studies/galaxies/README.md", "second", "docs/galaxies/second/single.md"),
     ("case_studies/galaxies/README.md", "deep", "docs/galaxies/deep/single.md"),
+    ("case_studies/galaxies/README.md", "four_steps", "docs/galaxies/four_steps/single.md"),
     *(
         ("case_studies/curl/README.md", part, f"docs/curl/{part}.md")
         for part in ("loops", "trajectories", "steps", "thresholds", "verdicts")
