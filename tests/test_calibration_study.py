@@ -92,6 +92,12 @@ def test_known_errors_are_seen(wrong):
         assert uniformity(rank[:, 0], DRAWS).p_value < FALSE_ALARM_RATE / 2
 
 
+def test_of_summaries_that_all_fail_the_farthest_is_named():
+    ends, low, even = np.repeat([0, DRAWS], SETS // 2), np.zeros(SETS, int), np.arange(SETS)
+    found = judge(np.stack([ends, low, even % (DRAWS + 1)], 1), ("both ends", "low"))
+    assert found.worst_name == "low" and found.worst.deviation == pytest.approx(0.95)
+
+
 @pytest.mark.parametrize("wrong", [{"scale": 0.6}, {"shift": 1.5}])
 def test_tarp_alone_sees_them(wrong):
     for seed in range(5):

@@ -55,7 +55,7 @@ class DPS(NamedTuple):
     weight
         Of the guidance; deepinv says that it is typically in the hundreds.
     num_steps
-        Network calls, less one; each costs a forward and a backward pass.
+        One more than the network calls, each of which costs a forward and a backward pass.
     """
 
     weight: float
