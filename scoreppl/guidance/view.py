@@ -47,7 +47,8 @@ class Guided(NamedTuple):
     guided
         Its estimate under the target, E[x_0 w(x_0) | u] / E[w(x_0) | u].
     log_twist
-        Estimate of log E[w(x_0) | u], a scalar.
+        Estimate of log E[w(x_0) | u], a scalar; what is not finite, minus infinity as well, counts
+        as unknown.
     covariance, guided_covariance
         Covariance of x_0 given u under the prior and its estimate under the target, shape
         ``(d, d)`` and positive semi-definite; None for both where only the variance of the level

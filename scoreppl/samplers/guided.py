@@ -267,7 +267,8 @@ def usable(guided: Guided, shape: tuple[int, ...]) -> Guided:
     """Check a guidance's answer; what is not a number in it guides by nothing.
 
     Otherwise paths through where the guidance fails would have no weight, although the prior
-    passes there, and the evidence would lack their share.
+    passes there, and the evidence would lack their share. Twists are completed where particles
+    are resampled (`scoreppl.samplers.smc.completed`).
     """
     if not isinstance(guided, Guided):
         raise ValueError(
@@ -289,14 +290,13 @@ def usable(guided: Guided, shape: tuple[int, ...]) -> Guided:
             )
     free = [v for v in (guided.guided, guided.guided_covariance, guided.narrowing) if v is not None]
     usable = jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in free]))
-    twist = jnp.asarray(guided.log_twist)
 
     def or_else(value: Array | None, other: Array | None) -> Array | None:
         return None if value is None or other is None else jnp.where(usable, value, other)
 
     return guided._replace(
         guided=jnp.where(usable, guided.guided, guided.denoised),
-        log_twist=jnp.where(jnp.isnan(twist) | (twist == jnp.inf), 0.0, twist),
+        log_twist=jnp.asarray(guided.log_twist),
         guided_covariance=or_else(guided.guided_covariance, guided.covariance),
         narrowing=or_else(guided.narrowing, jnp.zeros(())),
     )

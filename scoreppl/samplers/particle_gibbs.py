@@ -17,6 +17,7 @@ from jax import Array
 from scoreppl.guidance import Guidance, Guided
 from scoreppl.samplers.guided import GuidedPaths, LadderLevel, trapezoid, usable
 from scoreppl.samplers.reference import Reference, score_values
+from scoreppl.samplers.smc import completed
 from scoreppl.samplers.step_law import StepLaw, step_law
 from scoreppl.target import Position, Target
 
@@ -99,7 +100,8 @@ def update_path(
             return step_law(u, ratio, there, at.variance, guided, at.factor, max_shift)
 
         laws = jax.vmap(law)(u, guided)
-        twisted = log_weight + guided.log_twist
+        log_twist = completed(guided.log_twist, log_weight)
+        twisted = log_weight + log_twist
         chosen = jax.random.categorical(key_resample, twisted, shape=(num_particles,))
         if is_kept:
             past = log_weight + jax.vmap(lambda law: law.log_reference(next_kept))(laws)
@@ -107,7 +109,7 @@ def update_path(
         is_due = (at.log_snr > first_log_snr) & jnp.any(jnp.isfinite(twisted))
         chosen = jnp.where(is_due, chosen, jnp.arange(num_particles))
         laws = jax.tree.map(lambda v: v[chosen], laws)
-        log_weight = jnp.where(is_due, -guided.log_twist[chosen], log_weight)
+        log_weight = jnp.where(is_due, -log_twist[chosen], log_weight)
         z = jax.random.normal(key_move, u.shape, u.dtype)
         moved = jax.vmap(lambda law, z: law.draw(z))(laws, z)
         if is_kept:

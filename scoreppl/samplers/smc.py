@@ -69,7 +69,8 @@ class Look(NamedTuple):
     log_increment
         Added to the log weights, shape ``(num_particles,)``.
     log_twist
-        Steers resampling only: what a resampled particle owes to it, it gives back.
+        Steers resampling only: what a resampled particle owes to it, it gives back. Where it is
+        not finite it counts as unknown (`completed`).
     """
 
     seen: Any
@@ -159,6 +160,25 @@ def effective_sample_size(log_weight: Array) -> Array:
     return jnp.exp(2 * logsumexp(log_weight, -1) - logsumexp(2 * log_weight, -1))
 
 
+def completed(log_twist: Array, log_weight: Array) -> Array:
+    """Give particles whose twist is not finite the mean twist of the others, by weight.
+
+    Minus infinity is no judgement, either: a guidance says so where the weight vanishes at its
+    estimate of x_0, and a path from there may end where it does not. Resampling by it would lose
+    all such paths, and the evidence their share. With the mean they keep the share of copies that
+    their weights give them, and the mean of the evidence stays exact, as for any twists above zero.
+
+    Parameters
+    ----------
+    log_twist, log_weight
+        Shape ``(num_particles,)``.
+    """
+    known = jnp.isfinite(log_twist) & jnp.isfinite(log_weight)
+    mean = logsumexp(jnp.where(known, log_twist + log_weight, -jnp.inf))
+    mean -= logsumexp(jnp.where(known, log_weight, -jnp.inf))
+    return jnp.where(jnp.isfinite(log_twist), log_twist, jnp.where(jnp.any(known), mean, 0.0))
+
+
 def run_levels(
     keys: Array,
     particles: Any,
@@ -198,7 +218,8 @@ def run_levels(
         level_keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
         look = method.look(level_keys, particles, at)
         weight = _add(weight, look.log_increment)
-        twisted = weight[0] + look.log_twist
+        log_twist = completed(look.log_twist, weight[0])
+        twisted = weight[0] + log_twist
         step_variance = _variance(twisted - before)
         ess = effective_sample_size(twisted)
         seen, is_due = look.seen, jnp.zeros((), bool)
@@ -219,7 +240,7 @@ def run_levels(
             chosen, particles, seen, acceptance = jax.lax.cond(is_due, chosen_anew, kept)
             ancestor = ancestor[chosen]
             # What remains of a resampled particle's weight is what its twist must give back.
-            owed = (-look.log_twist[chosen], jnp.zeros(size))
+            owed = (-log_twist[chosen], jnp.zeros(size))
             weight = jax.tree.map(lambda new, old: jnp.where(is_due, new, old), owed, weight)
             twisted = jnp.where(is_due, 0.0, twisted)
             evidence = _add(evidence, jnp.where(is_due, total - jnp.log(size), 0.0))

@@ -215,6 +215,26 @@ def test_a_weight_without_numbers_somewhere_counts_as_none_there():
     assert float(np.min(smc.get_samples(jax.random.key(0), 500)["x"])) >= 0.0
 
 
+@pytest.mark.parametrize("guidance", [None, sp.guidance.LineSearch()])
+def test_a_weight_with_hard_edges_has_its_evidence(guidance):
+    """Two windows: where the denoised event has no weight, a path may still end in one of them."""
+
+    def weight(x):
+        is_inside = jnp.all((x > 0.2) & (x < 0.5)) | jnp.all((x < -1.0) & (x > -1.4))
+        return jnp.where(is_inside, -8.0 * jnp.sum((x - 1.0) ** 2), -jnp.inf)
+
+    inside = ((GRID > 0.2) & (GRID < 0.5)) | ((GRID < -1.0) & (GRID > -1.4))
+    values = np.where(inside, np.exp(P - 8.0 * (GRID - 1) ** 2), 0.0)
+    smc = sp.ScoreSMC(
+        score_model=FIRST, log_weight=weight, guidance=guidance, num_particles=1_000,
+        num_steps=60, num_runs=10, resampling=sp.correctors.Resampling(0.9, -4.0),
+    )  # fmt: skip
+    smc.run(jax.random.key(6))
+    error = smc.log_evidence - np.log(np.trapezoid(values, GRID))
+    # False-alarm rate 1e-4, and the grid's edges and the discretised prior's.
+    assert abs(error) < 4.5 * smc.result.log_evidence_error_of_runs + 0.03
+
+
 def plain(y):
     x = numpyro.sample("x", sp.ScorePrior(FIRST))
     numpyro.sample("y", dist.Normal(x[0], 0.5), obs=y)

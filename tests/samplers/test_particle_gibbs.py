@@ -61,6 +61,12 @@ def functions(path, theta):
     ])  # fmt: skip
 
 
+def blind(u, view):
+    """Guide as LineSearch does, and judge only what lies to the right."""
+    found = LineSearch()(u, view)
+    return found._replace(log_twist=jnp.where(u[0] < 0.3, -jnp.inf, found.log_twist))
+
+
 def largest_z_score(seeds, guidance, num_particles, keeps=True, max_shift=0.2):
     def step(key, path, theta):
         key_path, key_latents = jax.random.split(key)
@@ -97,6 +103,7 @@ THRESHOLD = family_threshold(15, 0.01)
         pytest.param(FullCovariance(), 2, marks=pytest.mark.slow),
         pytest.param(FullCovariance(), 16, marks=pytest.mark.slow),
         (off_course, 4),
+        (blind, 8),
     ],
 )
 def test_exact_paths_stay_exact(guidance, num_particles):
@@ -130,6 +137,24 @@ def test_mutants_are_caught(monkeypatch, mutant):
         )
     guidance, num_particles = (LineSearch(), 16) if keeps else (off_course, 4)
     assert largest_z_score((0,), guidance, num_particles, keeps, np.inf) > 2 * THRESHOLD
+
+
+@pytest.mark.parametrize("believes", [False, True])
+def test_a_path_that_the_guidance_is_blind_for_is_renewed(monkeypatch, believes):
+    """Resampled by a twist of minus infinity, it would outweigh all others for ever."""
+    if believes:
+        monkeypatch.setattr(particle_gibbs, "completed", lambda log_twist, log_weight: log_twist)
+    path = jnp.zeros((len(LADDER) + 1, 2))
+    z = {"x": path[-1], "theta": jnp.zeros(())}
+
+    def is_new(key):
+        return update_path(
+            key, path, z, TARGET, LADDER, REFERENCE, blind,
+            num_particles=8, max_shift=0.2, first_log_snr=-8.0,
+        ).is_new[-1]  # fmt: skip
+
+    share = float(jnp.mean(jax.jit(jax.vmap(is_new))(jax.random.split(jax.random.key(3), 500))))
+    assert share == 0.0 if believes else share > 0.5
 
 
 def test_a_start_without_a_path_is_smc():

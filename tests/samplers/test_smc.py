@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from blackjax.smc.resampling import multinomial, residual, stratified, systematic
 
+from scoreppl.samplers import smc
 from scoreppl.samplers.smc import (
     Look,
     Resampling,
@@ -32,15 +33,20 @@ def exact_log_evidence() -> float:
 
 
 class Chain(NamedTuple):
-    """The chain as a method; with `twist` resampling looks ahead."""
+    """The chain as a method; with `twist` resampling looks ahead, but where it is blind."""
 
     twist: float = 0.0
     splits: bool = False
+    is_blind: bool = False
 
     def look(self, keys, particles, level):
         log_weight = TILT * particles
         now = jnp.zeros_like(log_weight) if self.splits else log_weight
-        return Look(log_weight, now, self.twist * particles)
+        log_twist = self.twist * particles
+        if self.is_blind:
+            unknown = jnp.where(particles < -2.0, jnp.nan, -jnp.inf)
+            log_twist = jnp.where(particles < 0.5, unknown, log_twist)
+        return Look(log_weight, now, log_twist)
 
     def move(self, keys, particles, seen, log_weight, level):
         z = jax.vmap(jax.random.normal)(keys)
@@ -78,7 +84,7 @@ ALWAYS = {
 
 def methods_and_schemes():
     """Every scheme with the plain method; the quick suite has the others with two schemes."""
-    for method in (Chain(), Chain(twist=0.6), Chain(splits=True)):
+    for method in (Chain(), Chain(twist=0.6), Chain(splits=True), Chain(0.6, is_blind=True)):
         for name in ALWAYS:
             is_quick = method == Chain() or name in ("systematic", "seldom")
             yield pytest.param(method, name, marks=() if is_quick else pytest.mark.slow)
@@ -93,8 +99,8 @@ def test_the_evidence_is_unbiased_however_particles_are_resampled(name, method):
     assert abs(ratio.mean() - 1.0) < 4 * ratio.std(ddof=1) / np.sqrt(len(ratio))
 
 
-def test_mutants_of_the_loop_are_caught():
-    """The evidence of resamplings is dropped, or a twist never given back."""
+def test_mutants_of_the_loop_are_caught(monkeypatch):
+    """The evidence of resamplings is dropped, a twist never given back, or blindness believed."""
 
     keys = jax.random.split(jax.random.key(1), 300)
 
@@ -115,6 +121,11 @@ def test_mutants_of_the_loop_are_caught():
 
     assert abs(z(without_resamplings)) > 8
     assert abs(z(lambda key: evidence(key, Debtor(twist=-0.3), ALWAYS["systematic"])[0])) > 8
+    monkeypatch.setattr(
+        smc, "completed", lambda log_twist, _: jnp.where(jnp.isnan(log_twist), -jnp.inf, log_twist)
+    )
+    blind = Chain(0.6, is_blind=True)
+    assert abs(z(lambda key: evidence(key, blind, ALWAYS["systematic"])[0])) > 8
 
 
 @pytest.mark.parametrize("name", ["multinomial", "systematic", "ssp", "seldom", "never"])
