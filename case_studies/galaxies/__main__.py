@@ -34,7 +34,7 @@ parser.add_argument(
 )
 parser.add_argument("--tree-depth", type=count, help="of NUTS at most")
 parser.add_argument(
-    "--reverse-steps", type=count, help="of the default kernel, instead of its own number"
+    "--reverse-steps", type=count, help="network calls for one cleaner image of AnnealedScoreMCMC"
 )
 parser.add_argument("--noises", type=positive, nargs="+", help="of galaxies that stand alone")
 parser.add_argument("--seed", type=int, default=1, help="of galaxies that stand alone")

@@ -116,7 +116,8 @@ class AnnealedScoreMCMC(ScoreKernel):
         after the first, and every move, comes with a jump through a noisier level, which moves
         mass between modes.
     num_reverse_steps
-        ``"split"``: network calls for one draw of the cleaner event.
+        ``"split"``: network calls for one draw of the cleaner event. If the answer changes with
+        twice as many, two are too few, and more levels need not make up for it.
     weight_move
         ``"split"``: ``"hmc"``, ``"mala"``, ``"nuts"``, or without gradient ``"random_walk"``,
         ``"slice"``, or a `scoreppl.samplers.weight_moves.WeightMove`.
