@@ -61,8 +61,8 @@ class Sizes(NamedTuple):
     lead_draws: int = 10_000
     noises: tuple[float, ...] = (0.1, 0.03, 0.3)
     compared_at: float = 0.1
-    galaxies: int = 40
-    compared: int = 8
+    galaxies: int = 24
+    compared: int = 6
     lengths: Lengths = Lengths()
     blends: int = 12
 

@@ -30,11 +30,16 @@ r"""Put measured tables where the documentation shows them.
     python -m case_studies.curl --galaxies --out docs/curl
     python -m case_studies.galaxies --full --parts single --noises 0.1 \
         --samplers AnnealedScoreMCMC --seed 2 --out docs/galaxies/second
+    python -m case_studies.galaxies --full --parts single --noises 0.1 \
+        --samplers AnnealedScoreMCMC --seed 3 --out docs/galaxies/third
+    python -m case_studies.galaxies --full --parts single --samplers AnnealedScoreMCMC \
+        --reverse-steps 2 --out docs/galaxies/two_steps
+    python -m case_studies.galaxies --full --parts single --noises 0.1 \
+        --samplers AnnealedScoreMCMC --seed 2 --reverse-steps 2 \
+        --out docs/galaxies/two_steps_second
     python -m case_studies.galaxies --parts single --noises 0.1 \
         --samplers log-density-zero-NUTS --compared 3 --galaxies 3 --tree-depth 10 \
         --out docs/galaxies/deep
-    python -m case_studies.galaxies --full --parts single --noises 0.1 \
-        --samplers AnnealedScoreMCMC --seed 3 --reverse-steps 4 --out docs/galaxies/four_steps
     python -m case_studies.tomography --out docs/tomography
     python -m case_studies.calibration --out docs/calibration
     python -m docs.scripts.update_readme
@@ -123,9 +128,10 @@ PLACES = (
         ("case_studies/galaxies/README.md", part, f"docs/galaxies/{part}.md")
         for part in ("one_dimension", "single", "blend", "real")
     ),
-    ("case_studies/galaxies/README.md", "second", "docs/galaxies/second/single.md"),
-    ("case_studies/galaxies/README.md", "deep", "docs/galaxies/deep/single.md"),
-    ("case_studies/galaxies/README.md", "four_steps", "docs/galaxies/four_steps/single.md"),
+    *(
+        ("case_studies/galaxies/README.md", folder, f"docs/galaxies/{folder}/single.md")
+        for folder in ("deep", "second", "third", "two_steps", "two_steps_second")
+    ),
     *(
         ("case_studies/curl/README.md", part, f"docs/curl/{part}.md")
         for part in ("loops", "trajectories", "steps", "thresholds", "verdicts")
