@@ -61,10 +61,10 @@ class Sizes(NamedTuple):
     lead_draws: int = 10_000
     noises: tuple[float, ...] = (0.1, 0.03, 0.3)
     compared_at: float = 0.1
-    galaxies: int = 24
-    compared: int = 6
+    galaxies: int = 12
+    compared: int = 4
     lengths: Lengths = Lengths()
-    blends: int = 12
+    blends: int = 6
 
 
 USUAL = Sizes()
