@@ -26,7 +26,7 @@ from case_studies.calibration.ranks import (
     ranks,
     uniformity,
 )
-from case_studies.calibration.run import USUAL
+from case_studies.calibration.run import FULL, USUAL, on_mixtures
 from case_studies.calibration.study import rank_truths, store, stored
 
 SETS, DRAWS = 200, 19
@@ -90,6 +90,15 @@ def test_known_errors_are_seen(wrong):
         rank = normal_ranks(seed, **wrong)
         assert not judge(rank, SUMMARIES).holds
         assert uniformity(rank[:, 0], DRAWS).p_value < FALSE_ALARM_RATE / 2
+
+
+def test_the_dearest_kernels_run_where_they_are_asked_for():
+    def rows(sizes):
+        return {problem.name: len(plans) for problem, plans, _ in on_mixtures(sizes)}
+
+    whole = rows(FULL)["separated"]
+    assert rows(FULL) == dict.fromkeys(("overlapping", "little seen", "separated"), whole)
+    assert rows(USUAL) == {"overlapping": whole - 5, "little seen": whole - 5, "separated": whole}
 
 
 def test_of_summaries_that_all_fail_the_farthest_is_named():

@@ -3,7 +3,8 @@
 ::
 
     python -m case_studies.calibration [--parts mixture digits references] [--full] [--resume]
-                                       [--out DIR] [--sbibm PLACE] [--posteriordb FOLDER]
+                                       [--dear overlapping separated] [--out DIR]
+                                       [--sbibm PLACE] [--posteriordb FOLDER]
 
 Writes ``certificate.md``, ``references.md`` and the figures, each as soon as it is known.
 """
@@ -22,6 +23,7 @@ from case_studies.calibration.problems import Problem, digits, little_seen, over
 from case_studies.calibration.study import Ranked, rank_truths, store, stored
 
 PARTS = ("mixture", "digits", "references")
+MIXTURES = ("overlapping", "little seen", "separated")
 SEED = 20
 
 
@@ -36,8 +38,8 @@ class Sizes(NamedTuple):
         Of each chain.
     observations
         Of sbibm's tasks.
-    is_full
-        Whether the dear kernels run on every mixture.
+    dear_on
+        Mixtures that the dearest kernels run on, of `MIXTURES`.
     """
 
     mixture: int = 200
@@ -46,11 +48,11 @@ class Sizes(NamedTuple):
     digits: int = 10
     reference_draws: int = 100
     observations: tuple[int, ...] = (1,)
-    is_full: bool = False
+    dear_on: tuple[str, ...] = ("separated",)
 
 
 USUAL = Sizes()
-FULL = Sizes(500, 500, 200, 80, 200, tuple(range(1, 11)), True)
+FULL = Sizes(500, 500, 200, 80, 200, tuple(range(1, 11)), MIXTURES)
 
 
 def main(
@@ -80,14 +82,14 @@ Work = list[tuple[Problem, tuple[Plan, ...], int]]
 
 def on_mixtures(sizes: Sizes) -> Work:
     """Return what is done on the mixtures."""
-    near, little, far = overlapping(), little_seen(), separated()
-    plans = on_mixture(little)
-    first_dear = next(i for i, plan in enumerate(plans) if plan.name == DEAR)
-    return [
-        (near, on_mixture(near), sizes.mixture),
-        (little, plans if sizes.is_full else plans[:first_dear], sizes.mixture),
-        (far, on_mixture(far), sizes.separated),
-    ]
+    counts = (sizes.mixture, sizes.mixture, sizes.separated)
+    work: Work = []
+    for problem, count in zip((overlapping(), little_seen(), separated()), counts, strict=True):
+        plans = on_mixture(problem)
+        first_dear = next(i for i, plan in enumerate(plans) if plan.name == DEAR)
+        is_dear = problem.name in sizes.dear_on
+        work.append((problem, plans if is_dear else plans[:first_dear], count))
+    return work
 
 
 def on_networks(sizes: Sizes) -> Work:

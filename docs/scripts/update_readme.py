@@ -41,7 +41,7 @@ r"""Put measured tables where the documentation shows them.
         --samplers log-density-zero-NUTS --compared 3 --galaxies 3 --tree-depth 10 \
         --out docs/galaxies/deep
     python -m case_studies.tomography --out docs/tomography
-    python -m case_studies.calibration --out docs/calibration
+    python -m case_studies.calibration --dear overlapping separated --out docs/calibration
     python -m docs.scripts.update_readme
 """
 
