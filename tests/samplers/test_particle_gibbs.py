@@ -101,7 +101,6 @@ THRESHOLD = family_threshold(15, 0.01)
         (LineSearch(), 16),
         pytest.param(LineSearch(), 64, marks=pytest.mark.slow),
         pytest.param(FullCovariance(), 2, marks=pytest.mark.slow),
-        pytest.param(FullCovariance(), 16, marks=pytest.mark.slow),
         (off_course, 4),
         (blind, 8),
     ],
