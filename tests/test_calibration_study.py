@@ -96,9 +96,11 @@ def test_the_dearest_kernels_run_where_they_are_asked_for():
     def rows(sizes):
         return {problem.name: len(plans) for problem, plans, _ in on_mixtures(sizes)}
 
-    whole = rows(FULL)["separated"]
-    assert rows(FULL) == dict.fromkeys(("overlapping", "little seen", "separated"), whole)
-    assert rows(USUAL) == {"overlapping": whole - 5, "little seen": whole - 5, "separated": whole}
+    names, whole = ("overlapping", "little seen", "separated"), rows(FULL)["separated"]
+    assert rows(FULL) == dict.fromkeys(names, whole)
+    assert rows(USUAL) == dict.fromkeys(names, whole - 5)
+    chosen = USUAL._replace(dear_on=("separated",))
+    assert rows(chosen) == dict.fromkeys(names, whole - 5) | {"separated": whole}
 
 
 def test_of_summaries_that_all_fail_the_farthest_is_named():

@@ -48,7 +48,7 @@ class Sizes(NamedTuple):
     digits: int = 10
     reference_draws: int = 100
     observations: tuple[int, ...] = (1,)
-    dear_on: tuple[str, ...] = ("separated",)
+    dear_on: tuple[str, ...] = ()
 
 
 USUAL = Sizes()

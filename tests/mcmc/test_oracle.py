@@ -208,11 +208,11 @@ def test_mutant_is_caught(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_caught_on_both_seeds(name):
+@pytest.mark.parametrize("name", sorted(MUTANTS.keys() - set(FAST_MUTANTS)))
+def test_other_mutants_are_caught(name):
     target, make = MUTANTS[name]
-    outcomes = list(run(make(target), TARGETS[target](), seeds=SEEDS[:2], num_draws=100_000))
-    assert all(outcome.alarm for outcome in outcomes), [o.max_abs_z for o in outcomes]
+    (result,) = run(make(target), TARGETS[target](), seeds=[0], num_draws=100_000)
+    assert result.alarm, f"max|z| = {result.max_abs_z:.1f} <= {result.threshold:.2f}"
 
 
 @pytest.mark.slow

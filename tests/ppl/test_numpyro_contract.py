@@ -195,9 +195,8 @@ assert_same_draws(found[jax.vmap], found["vectorized"], atol=2e-3)
 
 
 @pytest.mark.slow
-@every_kernel
-def test_a_callable_chain_method(name):
-    run_python(MAPPED, name)
+def test_a_callable_chain_method():
+    run_python(MAPPED, "ScoreNUTS")
 
 
 def test_a_progress_bar(monkeypatch, capfd):
