@@ -59,12 +59,12 @@ class Unmeasured(Transform):
         self.transform = transform
 
     @property
-    def domain(self) -> constraints.Constraint:  # type: ignore[override]
+    def domain(self) -> constraints.Constraint:
         """Domain of the transform."""
         return self.transform.domain
 
     @property
-    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+    def codomain(self) -> constraints.Constraint:
         """Codomain of the transform."""
         return self.transform.codomain
 

@@ -71,7 +71,7 @@ def test_digits() -> TestDigits:
 
 
 # pytest would take the function and the class for tests wherever they are imported.
-test_digits.__test__ = False  # type: ignore[attr-defined]
+test_digits.__test__ = False
 TestDigits.__test__ = False  # type: ignore[attr-defined]
 
 
